@@ -1,0 +1,89 @@
+"""The hooks, each a signature and its contract, and the one value that every factory is given."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pluggy
+
+API = 1
+
+hookspec = pluggy.HookspecMarker("svpkit")
+hookimpl = pluggy.HookimplMarker("svpkit")
+
+Register = Callable[[str, Any], None]
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What a model is built for: images (channels, size, size) and the classes, in label order."""
+
+    channels: int
+    size: int
+    classes: tuple[str, ...]
+
+
+class Hooks:
+    """The five things that a plugin can bring; each hook is called with `register(name, thing)`.
+
+    The keyword-only parameters of a factory (for a reader, of its `read`) are the options that a
+    recipe may give: their names, types and defaults are checked before anything runs.
+    """
+
+    @hookspec
+    def register_readers(self, register: Register) -> None:
+        """Register what turns files into particles.
+
+        A reader has `read(path, *, ...) -> iterator of (image, row)`: image uint8 (h, w) or
+        (h, w, 3), row a dict with any of id, label, group, source, um_per_px, ecd_um and more
+        columns; and `sniff(path) -> bool`. A parameter `particle_types` of `read` is filled in by
+        the host.
+        """
+
+    @hookspec
+    def register_particle_types(self, register: Register) -> None:
+        """Register what the simulator can draw.
+
+        A particle type has `draw(seeds, optics) -> (intensity, rows)`: seeds uint64 (n,), intensity
+        float32 (n, M, M) relative to the background, rows the n truths; image i depends on
+        seeds[i] and the optics alone.
+        """
+
+    @hookspec
+    def register_generators(self, register: Register) -> None:
+        """Register what draws particles: `factory(spec, *, ...)`.
+
+        It returns an `nn.Module` with `forward(images, labels, seeds, *, part="main") -> loss ()`
+        and `sample(labels, seeds, *, ...) -> images (B, C, H, W) in [-1, 1]`; a model that needs
+        several optimizers has `parts() -> {name: parameters}`. Or an object with
+        `fit(particles, seed)`, `sample`, `state() -> {name: array}` and `load_state(arrays)`.
+        """
+
+    @hookspec
+    def register_classifiers(self, register: Register) -> None:
+        """Register what names particles: `factory(spec, *, ...)`.
+
+        It returns an `nn.Module` with `forward(images) -> logits (B, K)` and
+        `features(images) -> (B, F)`; or an object with `fit(particles, seed)`,
+        `predict_proba(images)`, `state()` and `load_state(arrays)`.
+        """
+
+    @hookspec
+    def register_strategies(self, register: Register) -> None:
+        """Register how imbalance is met: `factory(*, ...)`.
+
+        It returns an object with any of `draws(counts) -> {class: n}` (how many to draw),
+        `particles(train, context) -> train`, `sampler(labels) -> weights (N,)`,
+        `augment(images, labels, seeds) -> (images, labels)`, `loss(counts) -> callable(logits,
+        labels)`, `second_stage(model, ...)` and `adjust(logits, priors) -> logits`.
+        """
+
+
+HOOKS = {
+    "register_readers": "reader",
+    "register_particle_types": "particle_type",
+    "register_generators": "generator",
+    "register_classifiers": "classifier",
+    "register_strategies": "strategy",
+}
+KINDS = tuple(HOOKS.values())

@@ -1,0 +1,1 @@
+"""Data in: readers' particles on disk, split and locked."""

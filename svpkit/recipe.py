@@ -1,0 +1,281 @@
+"""Recipes: one experiment each, read from TOML, fully spelt out, frozen, every key checked."""
+
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from svpkit.errors import SvpkitError, choices, nearest
+from svpkit.toml import override, read_toml
+
+Options = dict[str, Any]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Test(_Frozen):
+    """The test set: a share of the data, held-out groups, or a set of its own."""
+
+    share: Share | None = None
+    """share of the groups; the same for every seed"""
+    group: str | tuple[str, ...] | None = None
+    """value or values of the group column that are held out"""
+    reader: str | None = None
+    """reader of a set of its own"""
+    path: str | None = None
+    """where that set lies, against the recipe's folder or the data root"""
+    options: Options = {}
+    """options of that reader"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number_is_a_share(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError("wants a share, { group = ... } or { reader = ... }")
+        return {"share": value} if isinstance(value, (int, float)) else value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Test":
+        ways = [self.share is not None, self.group is not None, self.reader is not None]
+        if sum(ways) != 1:
+            raise ValueError("wants one of a share, `group` or `reader`")
+        return self
+
+
+class Data(_Frozen):
+    """Where the particles come from and how they are split."""
+
+    reader: str
+    """reader by name: `svpkit plugins list`"""
+    path: str | None = None
+    """folder or file, against the recipe's folder or the data root"""
+    options: Options = {}
+    """options of the reader: `svpkit plugins show NAME`"""
+    size: int = Field(64, ge=8, le=1024)
+    """side of the images in pixels; crops are padded, only larger ones shrink"""
+    channels: Literal[1, 3] = 1
+    """1 keeps grey native, 3 keeps colour"""
+    classes: tuple[str, ...] | None = None
+    """label order; by default as the reader finds them"""
+    group: str | None = "group"
+    """column whose values are never split over two sets"""
+    train: dict[str, Count] | None = None
+    """how many real training images of a class to keep, drawn by the seed; the rest is unused"""
+    val: Share | dict[str, Count] = 0.1
+    """share of the data for validation, or counts per class"""
+    test: Test = Field(default_factory=lambda: Test(share=0.2))
+    """share of the data, held-out groups, or a set of its own; opened once, by the score stage"""
+
+
+class Train(_Frozen):
+    """How long and how to train; counted in images, so that a batch size changes no meaning."""
+
+    images: int = Field(100_000, ge=1)
+    """images seen in all"""
+    batch: int = Field(64, ge=1)
+    """images a step, over all processes"""
+    lr: float = Field(1e-3, gt=0)
+    """learning rate at its highest"""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """what follows the warm-up"""
+    warmup: float = Field(0.02, ge=0, lt=1)
+    """share of the run with a rising rate"""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    """optimizer"""
+    weight_decay: float = Field(0.0, ge=0)
+    """weight decay"""
+    clip: float = Field(1.0, ge=0)
+    """gradient norm to clip at; 0 = off"""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """decay of the moving average of the weights; 0 = off"""
+
+
+class GeneratorTrain(Train):
+    """How a generator is trained; `images` counts per model."""
+
+    images: int = Field(1_000_000, ge=1)
+    """images seen by one model"""
+    batch: int = Field(32, ge=1)
+    """images a step, over all processes"""
+    lr: float = Field(1e-4, gt=0)
+    """learning rate at its highest"""
+    schedule: Literal["cosine", "constant"] = "constant"
+    """what follows the warm-up"""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """optimizer"""
+    ema: float = Field(0.9999, ge=0, lt=1)
+    """decay of the moving average of the weights; 0 = off"""
+
+
+class Generator(_Frozen):
+    """What draws particles; trained only where a strategy asks for drawn ones."""
+
+    plugin: str = "ddpm"
+    """generator by name"""
+    classes: tuple[str, ...]
+    """the classes it draws"""
+    per_class: bool = True
+    """one model a class, as in the paper; false = one conditional model"""
+    options: Options = {}
+    """options of the generator"""
+    train: GeneratorTrain = GeneratorTrain()
+    """how long and how to train"""
+    sample: Options = {}
+    """parameters of its `sample`"""
+
+
+class Balance(BaseModel):
+    """How imbalance is met: strategies in order, and a table of options for any of them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+
+    strategies: tuple[str, ...] = ("none",)
+    """strategies by name, composed in this order; `[balance.NAME]` holds a strategy's options"""
+
+
+class Baseline(Balance):
+    """Another arm of the same experiment, beside the recipe's own in the report."""
+
+    name: str
+    """what the arm is called"""
+
+
+class ClassifierTrain(Train):
+    """How a classifier is trained."""
+
+    images: int = Field(2_000_000, ge=1)
+    """images seen in all"""
+    batch: int = Field(128, ge=1)
+    """images a step, over all processes"""
+    weight_decay: float = Field(0.01, ge=0)
+    """weight decay"""
+    ema: float = Field(0.999, ge=0, lt=1)
+    """decay of the moving average of the weights; 0 = off"""
+    validations: int = Field(8, ge=1, le=1000)
+    """how often the validation set is looked at"""
+
+
+class Classifier(_Frozen):
+    """What names particles."""
+
+    plugin: str = "timm"
+    """classifier by name"""
+    options: Options = {}
+    """options of the classifier"""
+    train: ClassifierTrain = ClassifierTrain()
+    """how long and how to train"""
+
+
+class Evaluate(_Frozen):
+    """What the scores are asked for."""
+
+    prevalence: dict[str, float] | None = None
+    """expected mix of classes at work: for prior correction and for re-weighted scores alike"""
+    replicates: int = Field(2000, ge=100, le=100_000)
+    """bootstrap replicates of the intervals"""
+
+
+class Recipe(_Frozen):
+    """One experiment, frozen and fully spelt out."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """name of the run's folder"""
+    seed: int = Field(0, ge=0)
+    """drives subset, split and training; the test set has its own and never moves"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto = bf16 where a GPU has it, else fp32"""
+    data: Data
+    """where the particles come from"""
+    generator: Generator | None = None
+    """what draws particles"""
+    balance: Balance = Balance()
+    """how imbalance is met"""
+    classifier: Classifier = Classifier()
+    """what names particles"""
+    evaluate: Evaluate = Evaluate()
+    """what is asked of the scores"""
+    baselines: tuple[Baseline, ...] = ()
+    """other arms of the same experiment"""
+
+    @model_validator(mode="after")
+    def _arms_have_their_own_names(self) -> "Recipe":
+        names = [self.name, *(b.name for b in self.baselines)]
+        twice = {n for n in names if names.count(n) > 1}
+        if twice:
+            raise ValueError(f"two arms are called '{min(twice)}'")
+        return self
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; `overrides` are "dotted.key=value" with a TOML value or a bare string.
+
+    Raises SvpkitError naming the file, the dotted key and the nearest right one.
+    """
+    path = Path(path)
+    values = read_toml(path)
+    for change in overrides:
+        override(values, change)
+    return validate(values, str(path))
+
+
+def validate(values: Mapping[str, Any], where: str) -> Recipe:
+    """Return the recipe that plain values spell out; `where` names them in errors."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        # a misspelt key explains a missing one, so it comes first
+        first = min(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", -len(e["loc"])))
+        raise SvpkitError(f"{where}: {_say(first)}") from None
+
+
+def _say(error: Any) -> str:
+    where = [p for p in error["loc"] if not (isinstance(p, str) and _is_type_tag(p))]
+    dotted = ""
+    for part in where:
+        dotted += f"[{part}]" if isinstance(part, int) else f".{part}" if dotted else str(part)
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        known = _fields_at(where[:-1])
+        table = dotted.rpartition(".")[0] or "the top level"
+        return (
+            f"{dotted}: unknown key{nearest(str(where[-1]), known)} (in {table}: {choices(known)})"
+        )
+    if kind == "missing":
+        return f"{dotted}: missing"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if not dotted:
+        return message
+    given = error["input"]
+    if not isinstance(given, (str, int, float, bool, type(None))):
+        return f"{dotted}: {message}"
+    hint = nearest(str(given), error.get("ctx", {}).get("expected", "").replace("'", "").split())
+    return f"{dotted}: given {given!r}: {message}{hint.replace(',', '')}"
+
+
+def _is_type_tag(part: str) -> bool:
+    # pydantic names the member of a union that failed, which is no key of the recipe
+    return part in ("float", "int", "str", "constrained-float") or "[" in part
+
+
+def _fields_at(path: Sequence[str | int]) -> list[str]:
+    model: type[BaseModel] | None = Recipe
+    for part in path:
+        if isinstance(part, str) and model:
+            entry = model.model_fields.get(part)
+            model = model_in(entry.annotation) if entry else None
+    return [*model.model_fields, *(["extends"] if model is Recipe else [])] if model else []
+
+
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the table that a field holds, or None for a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (model_in(a) for a in typing.get_args(annotation))
+    return next((m for m in found if m), None)

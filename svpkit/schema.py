@@ -1,0 +1,45 @@
+"""The recipe's keys as a table for people, and as a JSON Schema for editors."""
+
+import types
+import typing
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from svpkit.recipe import Baseline, Recipe, model_in
+from svpkit.toml import spell
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a recipe, `extends` included."""
+    schema = Recipe.model_json_schema()
+    about = "another recipe, relative to this one, whose keys hold where this one is silent"
+    schema["properties"]["extends"] = {"type": "string", "description": about}
+    # what a recipe must have may come from the one that it extends
+    schema.pop("required", None)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[tuple[str, str, str, str]]:
+    """Return every key as (dotted key, type, default, what it is), for the generated page."""
+    rows = []
+    for name, entry in model.model_fields.items():
+        inner = model_in(entry.annotation)
+        dotted = f"{prefix}{name}"
+        if inner is None:
+            default = "required" if entry.is_required() else spell(entry.get_default())
+            rows.append((dotted, _type(entry.annotation), default, entry.description or ""))
+        else:
+            rows += keys(inner, f"{dotted}." if inner is not Baseline else f"{dotted}[].")
+    return rows
+
+
+def _type(annotation: Any) -> str:
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return annotation.__name__
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return " or ".join(spell(a) for a in args)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type(a) for a in args if a is not type(None))
+    return {tuple: "list", dict: "table"}.get(origin, str(annotation))

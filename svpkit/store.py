@@ -1,0 +1,197 @@
+"""The store: each artifact is made once, named by what went into it, complete or absent."""
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from svpkit import ranks
+from svpkit.errors import SvpkitError
+
+Stage = Callable[..., None]
+
+
+def stage(
+    *, revision: int, everywhere: bool = False, resumes: bool = False
+) -> Callable[[Stage], Stage]:
+    """Mark a function `stage(out, params, *inputs)` that writes one artifact.
+
+    Raise `revision` when what it computes changes. `everywhere` stages run on every process of a
+    distributed run, the others on the main one alone. A stage that `resumes` finds in `out` what an
+    interrupted run left there; the others find an empty folder.
+    """
+
+    def mark(function: Stage) -> Stage:
+        function.revision = revision  # type: ignore[attr-defined]
+        function.everywhere = everywhere  # type: ignore[attr-defined]
+        function.resumes = resumes  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder `store/<stage>-<key>/`, made or yet to be made."""
+
+    stage: str
+    key: str
+    path: Path
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def made(self) -> bool:
+        """True when the artifact is complete."""
+        return (self.path / "artifact.json").is_file()
+
+
+class Store:
+    """A folder of artifacts, shared by all recipes."""
+
+    def __init__(self, root: Path, *, fresh: tuple[str, ...] = ()) -> None:
+        self.root, self.fresh = root, fresh
+        self.seconds: dict[str, float] = {}
+        self.made: list[Artifact] = []
+        self._used: dict[str, Artifact] = {}
+
+    def get(
+        self, function: Stage, params: Mapping[str, Any], *inputs: Artifact, label: str = ""
+    ) -> Artifact:
+        """Return the artifact of a stage, making it when it is not there.
+
+        The key is a digest of the stage's name and revision, params and input keys. Two processes
+        that want the same artifact wait for each other.
+        """
+        artifact = self.name(function, params, *inputs, label=label)
+        again = artifact.stage in self.fresh and artifact.name not in self._used
+        if again or not ranks.agree(artifact.made):
+            self._make(artifact, function, params, inputs, again)
+        self._used[artifact.name] = artifact
+        self.seconds[artifact.name] = read_record(artifact.path)["seconds"]
+        return artifact
+
+    def name(
+        self, function: Stage, params: Mapping[str, Any], *inputs: Artifact, label: str = ""
+    ) -> Artifact:
+        """Return the artifact that `get` would make, without making it."""
+        named = identity(function, params, [i.key for i in inputs])
+        key = hashlib.blake2b(json.dumps(named, sort_keys=True).encode(), digest_size=8).hexdigest()
+        stage = function.__name__
+        return Artifact(stage, key, self.root / f"{stage}-{key}", label or stage)
+
+    def _make(
+        self,
+        artifact: Artifact,
+        function: Stage,
+        params: Mapping[str, Any],
+        inputs: tuple[Artifact, ...],
+        again: bool,
+    ) -> None:
+        out = self.root / ".partial" / artifact.name
+        with ranks.alone(self.root / ".partial" / f"{artifact.name}.lock"):
+            if not again and ranks.agree(artifact.made):
+                return
+            if again and ranks.main():
+                shutil.rmtree(artifact.path, ignore_errors=True)
+            keep = getattr(function, "resumes", False) and not again
+            ranks.on_main(partial(_prepare, out, keep))
+            started = time.monotonic()
+            paths = [i.path for i in inputs]
+            if getattr(function, "everywhere", False):
+                function(out, params, *paths)
+            elif ranks.main():
+                function(out, params, *paths)
+            ranks.wait()
+            record = {
+                "stage": artifact.stage,
+                "key": artifact.key,
+                **identity(function, params, [i.name for i in inputs]),
+                "code": code_digest(function),
+                "seconds": round(time.monotonic() - started, 3),
+                "files": {},
+            }
+            ranks.on_main(partial(_publish, out, artifact.path, record))
+        self.made.append(artifact)
+
+
+def identity(function: Stage, params: Mapping[str, Any], inputs: list[str]) -> dict[str, Any]:
+    """Return what names an artifact, as plain JSON values."""
+    return {
+        "stage": function.__name__,
+        "revision": getattr(function, "revision", 0),
+        "params": plain(params),
+        "inputs": inputs,
+    }
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON would hold it; things with `describe()` describe themselves."""
+    if hasattr(value, "describe"):
+        return plain(value.describe())
+    if hasattr(value, "model_dump"):
+        return plain(value.model_dump())
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(v) for v in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return an artifact's record; raises SvpkitError where it cannot be read."""
+    try:
+        return json.loads((path / "artifact.json").read_text())
+    except (OSError, ValueError) as error:
+        raise SvpkitError(f"{path}: not a complete artifact ({error})") from None
+
+
+def code_digest(function: Stage) -> str:
+    """Return a digest of the source file that holds a stage: recorded, never part of the key."""
+    source = Path(inspect.getfile(inspect.unwrap(function)))
+    return file_digest(source) if source.is_file() else ""
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w") as file:
+        json.dump(value, file, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def folder_size(path: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+
+
+def _prepare(out: Path, keep: bool) -> None:
+    if not keep:
+        shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _publish(out: Path, target: Path, record: dict[str, Any]) -> None:
+    files = sorted(f for f in out.rglob("*") if f.is_file())
+    record["files"] = {str(f.relative_to(out)): file_digest(f) for f in files}
+    write_json(out / "artifact.json", record)
+    out.replace(target)
