@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pluggy
@@ -145,13 +145,18 @@ class Registry:
         return found
 
     def use(self, kind: str, name: str, options: Mapping[str, Any], where: str) -> Use:
-        """Return a plugin with checked options; `where` is the dotted key that names it."""
+        """Return a plugin with checked options.
+
+        `where` is the dotted key that names it: options stand in the table beside it, or, for a
+        strategy, in the table of its own name.
+        """
         plugin = self.get(kind, name, where)
         types = {n: self.plugins["particle_type", n].thing for n in self.names("particle_type")}
         takes = inspect.signature(plugin.call).parameters
         hosted = {"particle_types": types} if "particle_types" in takes else {}
         more = tuple(types) if plugin.takes_more else ()
-        key = where.rsplit(".", 1)[0] + ".options" if "." in where else where
+        beside = "." in where and kind != "strategy"
+        key = where.rsplit(".", 1)[0] + ".options" if beside else where
         return Use(plugin, check_options(plugin.options, options, key, more), hosted)
 
 
@@ -184,7 +189,11 @@ def options_of(call: Callable[..., Any]) -> dict[str, Option]:
     A string among the metadata of an `Annotated` type is the option's documentation.
     """
     target = call.__init__ if inspect.isclass(call) else call
-    hints = typing.get_type_hints(target, include_extras=True)
+    asked = {k: v for k, v in target.__annotations__.items() if k != "return"}
+    # what it returns may be a heavy type that the module imports for checkers only
+    alone = SimpleNamespace(__annotations__=asked)
+    scope = getattr(inspect.unwrap(target), "__globals__", {})
+    hints = typing.get_type_hints(alone, globalns=scope, include_extras=True)
     options = {}
     for name, p in inspect.signature(call).parameters.items():
         if p.kind is inspect.Parameter.KEYWORD_ONLY and name not in RESERVED:
@@ -273,8 +282,8 @@ def _load(
             found.append(Plugin(kind, thing_name, thing, package, version, origin or "built-in"))
         _refuse_doubles(registry, found)
     except Exception as error:  # noqa: BLE001 - whatever a stranger's module raises, the rest goes on
-        said = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {said[0] if said else ''}".rstrip(": ")
+        said = " ".join(str(error).split())
+        reason = f"{type(error).__name__}: {said}".removesuffix(": ")
         registry.broken.append(Broken(name, package, reason))
         return
     registry.plugins.update({(p.kind, p.name): p for p in found})

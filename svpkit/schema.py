@@ -43,3 +43,12 @@ def _type(annotation: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_type(a) for a in args if a is not type(None))
     return {tuple: "list", dict: "table"}.get(origin, str(annotation))
+
+
+def markdown() -> str:
+    """Return the table of keys as Markdown, for recipes/README.md."""
+    rows = ["| key | type | default | what it is |", "|---|---|---|---|"]
+    for cells in keys():
+        shown = [f"`{cells[0]}`", cells[1], f"`{cells[2]}`", cells[3]]
+        rows.append("| " + " | ".join(c.replace("|", "or") for c in shown) + " |")
+    return "\n".join(rows)

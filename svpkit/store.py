@@ -66,6 +66,11 @@ class Store:
         self.made: list[Artifact] = []
         self._used: dict[str, Artifact] = {}
 
+    @property
+    def used(self) -> list[Artifact]:
+        """The artifacts asked for so far, each once, in order."""
+        return list(self._used.values())
+
     def get(
         self, function: Stage, params: Mapping[str, Any], *inputs: Artifact, label: str = ""
     ) -> Artifact:
@@ -78,7 +83,7 @@ class Store:
         again = artifact.stage in self.fresh and artifact.name not in self._used
         if again or not ranks.agree(artifact.made):
             self._make(artifact, function, params, inputs, again)
-        self._used[artifact.name] = artifact
+        self._used.setdefault(artifact.name, artifact)
         self.seconds[artifact.name] = read_record(artifact.path)["seconds"]
         return artifact
 

@@ -1,0 +1,208 @@
+"""What notebooks use, and the commands too: run(), load(), and what they return."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from svpkit.bind import Experiment, bind
+from svpkit.errors import SvpkitError, unknown
+from svpkit.plugins import Registry, Use, discover
+from svpkit.recipe import Recipe, validate
+from svpkit.recipe import load as load_recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+    from svpkit.classify.model import Model
+    from svpkit.drawn import Drawn
+    from svpkit.particles.particleset import ParticleSet
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that ended: its folder, and the table that sums it up (None off the main process)."""
+
+    folder: Path
+    summary: "Table | None"
+
+
+def run(
+    recipe: Path | str | Mapping[str, Any] | Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    runs: Path | str = "runs",
+    store: Path | str = "store",
+    data_root: Path | str | None = None,
+    registry: Registry | None = None,
+) -> "Run":
+    """Run a recipe (a file, or plain values) and return the run.
+
+    What the store holds already is not made again. Raises SvpkitError for whatever is wrong with
+    the recipe or the data.
+    """
+    registry = registry or discover()
+    root = Path(data_root) if data_root else None
+    bound = experiment(recipe, overrides, data_root=root, registry=registry)
+    done = execute(bound, runs=Path(runs), store=Path(store))
+    return load(done.folder, registry=registry, store=Path(store))
+
+
+def load(
+    run: Path | str, *, registry: Registry | None = None, store: Path | str | None = None
+) -> "Run":
+    """Open a finished run; raises SvpkitError where the folder holds none."""
+    folder = Path(run)
+    if not (folder / "results.json").is_file():
+        raise SvpkitError(f"{folder}: no finished run here (no results.json)")
+    return Run(folder, registry or discover(), Path(store) if store else None)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its results, its classifier and its generators."""
+
+    folder: Path
+    registry: Registry
+    store: Path | None = None
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The content of results.json."""
+        return json.loads((self.folder / "results.json").read_text())
+
+    @property
+    def predictions(self) -> "pd.DataFrame":
+        """The predictions on the test set, one row a particle."""
+        from svpkit.evaluate.evidence import read_predictions
+
+        return read_predictions(self.folder / "predictions.parquet")
+
+    @property
+    def model(self) -> "Model":
+        """The classifier of the recipe's own arm."""
+        from svpkit.classify.model import Model
+
+        return Model.open(self.folder / "model", self.registry)
+
+    def predict(self, images: "np.ndarray | ParticleSet") -> "pd.DataFrame":
+        """Return a probability a class and the class named for uint8 images (N, C, H, W)."""
+        import pandas as pd
+
+        model = self.model
+        p = model.probabilities(images)
+        table = pd.DataFrame(p, columns=[f"p_{c}" for c in model.spec.classes])
+        table.insert(0, "predicted", np.asarray(model.spec.classes)[p.argmax(1)])
+        return table
+
+    def generate(self, label: str, n: int, seed: int = 0) -> np.ndarray:
+        """Draw n particles of a class: uint8 (n, C, H, W); image i depends on (label, seed, i)."""
+        return self.draw(label, n, seed).images
+
+    def draw(self, label: str, n: int, seed: int = 0) -> "Drawn":
+        """Draw n particles of a class, with the record of what drew them."""
+        from svpkit.drawn import draw_from
+
+        record = json.loads((self.folder / "run.json").read_text())
+        found = {c: g["artifact"] for g in record["generators"].values() for c in g["classes"]}
+        if label not in found:
+            raise unknown(f"{self.folder}: class that a generator draws", label, found)
+        folder = (self.store or Path(record["store"])) / found[label]
+        if not folder.is_dir():
+            raise SvpkitError(
+                f"{folder}: the generator is not in this store (--store DIR names another)"
+            )
+        sample = record["recipe"]["generator"]["sample"]
+        return draw_from(folder, self.registry, label, n, seed, sample)
+
+
+def experiment(
+    recipe: Path | str | Mapping[str, Any] | Recipe,
+    overrides: Sequence[str] = (),
+    *,
+    data_root: Path | None = None,
+    registry: Registry | None = None,
+) -> Experiment:
+    """Return a recipe bound to plugins and data, all of it checked."""
+    registry = registry or discover()
+    if isinstance(recipe, (str, Path)):
+        path = Path(recipe)
+        loaded, where, folder = load_recipe(path, overrides), str(path), path.parent
+    else:
+        values = recipe if isinstance(recipe, Mapping) else recipe.model_dump()
+        loaded, where, folder = validate(values, "recipe"), "recipe", Path()
+    return bind(loaded, registry, where=where, folder=folder, data_root=data_root)
+
+
+def execute(experiment: Experiment, *, runs: Path, store: Path, fresh: Sequence[str] = ()) -> Done:
+    """Run an experiment and write its folder `runs/<name>/`."""
+    from svpkit import ranks
+    from svpkit.checks import check_models
+    from svpkit.pipeline import walk
+    from svpkit.record import write_run
+    from svpkit.report.table import summary_table
+    from svpkit.store import Store
+
+    check_models(experiment)
+    kept = Store(store, fresh=tuple(fresh))
+    try:
+        walked = walk(experiment, kept.get)
+    except SvpkitError as error:
+        said = str(error)
+        where = "" if said.startswith(experiment.where) else f"{experiment.where}: "
+        raise SvpkitError(f"{where}{said}") from None
+    folder = runs / experiment.recipe.name
+    if not ranks.main():
+        return Done(folder, None)
+    return Done(folder, summary_table(write_run(folder, experiment, walked, kept)))
+
+
+def run_folder(name: str, runs: Path) -> Path:
+    """Return a run's folder by its path or by its name in `runs`."""
+    for folder in (Path(name), runs / name):
+        if (folder / "results.json").is_file():
+            return folder
+    known = sorted(p.parent.name for p in runs.glob("*/results.json"))
+    raise unknown(f"run (in {runs})", name, known)
+
+
+def reader_for(
+    registry: Registry, source: Path, name: str | None, options: Mapping[str, Any]
+) -> Use:
+    """Return the reader of an input: the one named, else the one that knows it by looking."""
+    if not source.exists():
+        raise SvpkitError(f"{source}: nothing here to read")
+    if name is None:
+        names = registry.names("reader")
+        knows = [n for n in names if registry.get("reader", n).thing.sniff(source)]
+        if not knows:
+            raise SvpkitError(
+                f"{source}: no reader knows this (name one with --reader: {', '.join(names)})"
+            )
+        name = knows[0]
+    return registry.use("reader", name, options, "reader")
+
+
+def console() -> "Console":
+    """Return a terminal to print tables to."""
+    from rich.console import Console
+
+    wide = Console()
+    return wide if wide.is_terminal else Console(width=120)
+
+
+def as_table(frame: "pd.DataFrame", title: str) -> "Table":
+    """Return a table of pandas as one for the terminal."""
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in frame.columns:
+        table.add_column(str(column), overflow="fold")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row))
+    return table

@@ -1,0 +1,188 @@
+"""A recipe bound to plugins and places: names, options and paths are checked before all else."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svpkit.errors import SvpkitError, choices, unknown
+from svpkit.plugins import Registry, Use
+from svpkit.recipe import Balance, Recipe
+from svpkit.store import file_digest
+
+
+@dataclass(frozen=True)
+class Located:
+    """A file or folder that is read, named in keys by the digest of its bytes."""
+
+    path: Path
+    digest: str
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def describe(self) -> dict[str, str]:
+        """Return what an artifact's key holds of it."""
+        return {"digest": self.digest}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to meet imbalance, by name: strategies in order."""
+
+    name: str
+    strategies: tuple[Use, ...]
+
+    @property
+    def drawing(self) -> Use | None:
+        """The strategy that asks for drawn particles, or None."""
+        return next((s for s in self.strategies if hasattr(s(), "draws")), None)
+
+    @property
+    def training(self) -> tuple[Use, ...]:
+        """The strategies that change training; the others only adjust what a model says."""
+        return tuple(s for s in self.strategies if _verbs(s()) != {"adjust"})
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A recipe with everything it names: the first arm is the recipe's own."""
+
+    recipe: Recipe
+    where: str
+    reader: Use
+    path: Located | None
+    test: tuple[Use, Located | None] | None
+    generator: Use | None
+    classifier: Use
+    arms: tuple[Arm, ...]
+
+
+def bind(
+    recipe: Recipe,
+    registry: Registry,
+    *,
+    where: str = "recipe",
+    folder: Path | None = None,
+    data_root: Path | None = None,
+) -> Experiment:
+    """Return the recipe bound to plugins; paths resolve against `folder`, then `data_root`.
+
+    Raises SvpkitError naming the recipe's file, the dotted key and the nearest right name.
+    """
+    roots = [r for r in (folder, data_root or environment_root()) if r]
+    try:
+        return _bind(recipe, registry, where, roots)
+    except SvpkitError as error:
+        raise SvpkitError(f"{where}: {error}") from None
+
+
+def environment_root() -> Path | None:
+    """Return the data root that the environment names (SVPKIT_REAL_DATA), or None."""
+    root = os.environ.get("SVPKIT_REAL_DATA")
+    return Path(root) if root else None
+
+
+def locate(path: str, roots: list[Path], where: str) -> Located:
+    """Return a file or folder under one of the roots, with its digest; absolute paths stay."""
+    tried = [Path(path)] if Path(path).is_absolute() else [root / path for root in roots]
+    for found in tried:
+        if found.exists():
+            return Located(found, path_digest(found))
+    looked = choices(str(t.parent) for t in tried)
+    raise SvpkitError(
+        f"{where}: nothing called '{path}' in {looked} (--data-root DIR or SVPKIT_REAL_DATA "
+        "names another place)"
+    )
+
+
+def path_digest(path: Path) -> str:
+    """Return a digest of a file, or of every file below a folder with its name."""
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+    state = hashlib.sha256()
+    for file in files:
+        name = file.name if path.is_file() else str(file.relative_to(path))
+        state.update(f"{name}\x1f{file_digest(file)}\x1e".encode())
+    return state.hexdigest()
+
+
+def _bind(recipe: Recipe, registry: Registry, where: str, roots: list[Path]) -> Experiment:
+    data, test = recipe.data, recipe.data.test
+    reader = registry.use("reader", data.reader, data.options, "data.reader")
+    own = None
+    if test.reader:
+        use = registry.use("reader", test.reader, test.options, "data.test.reader")
+        own = use, locate(test.path, roots, "data.test.path") if test.path else None
+    generator = _generator(recipe, registry)
+    classifier = recipe.classifier
+    return Experiment(
+        recipe,
+        where,
+        reader,
+        locate(data.path, roots, "data.path") if data.path else None,
+        own,
+        generator,
+        registry.use("classifier", classifier.plugin, classifier.options, "classifier.plugin"),
+        _arms(recipe, registry),
+    )
+
+
+def _generator(recipe: Recipe, registry: Registry) -> Use | None:
+    asked = recipe.generator
+    if asked is None:
+        return None
+    return registry.use("generator", asked.plugin, asked.options, "generator.plugin")
+
+
+def _arms(recipe: Recipe, registry: Registry) -> tuple[Arm, ...]:
+    own = recipe.balance.model_extra or {}
+    arms = [_arm(recipe.name, recipe.balance, own, registry, "balance")]
+    for i, baseline in enumerate(recipe.baselines):
+        tables = {**own, **(baseline.model_extra or {})}
+        arms.append(_arm(baseline.name, baseline, tables, registry, f"baselines[{i}]"))
+    for i, arm in enumerate(arms):
+        _check_arm(arm, recipe, f"baselines[{i - 1}]" if i else "balance")
+    return tuple(arms)
+
+
+def _arm(
+    name: str, balance: Balance, tables: Mapping[str, Any], registry: Registry, key: str
+) -> Arm:
+    known = registry.names("strategy")
+    for table, options in tables.items():
+        if table not in known:
+            raise unknown(key, table, ["strategies", *known])
+        if not isinstance(options, Mapping):
+            raise SvpkitError(f"{key}.{table}: given {json.dumps(options)}, a table is wanted")
+    for strategy in balance.strategies:
+        registry.get("strategy", strategy, f"{key}.strategies")
+    uses = (
+        registry.use("strategy", strategy, tables.get(strategy, {}), f"{key}.{strategy}")
+        for strategy in balance.strategies
+    )
+    return Arm(name, tuple(uses))
+
+
+def _check_arm(arm: Arm, recipe: Recipe, key: str) -> None:
+    if arm.drawing and recipe.generator is None:
+        raise SvpkitError(
+            f"{key}.strategies: '{arm.drawing.plugin.name}' wants drawn particles, "
+            "but the recipe has no [generator]"
+        )
+    adjusting = [s.plugin.name for s in arm.strategies if "adjust" in _verbs(s())]
+    if adjusting and recipe.evaluate.prevalence is None:
+        raise SvpkitError(
+            f"{key}.strategies: '{adjusting[0]}' wants the mix expected at work: "
+            "evaluate.prevalence is missing"
+        )
+
+
+def _verbs(strategy: Any) -> set[str]:
+    verbs = ("draws", "particles", "sampler", "augment", "loss", "second_stage", "adjust")
+    return {verb for verb in verbs if hasattr(strategy, verb)}

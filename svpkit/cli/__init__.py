@@ -1,0 +1,37 @@
+"""The commands: each parses, calls and prints; nothing else."""
+
+from pathlib import Path
+
+import click
+
+from svpkit import __version__
+from svpkit.cli.data import data
+from svpkit.cli.experiments import compare, run, schema, why
+from svpkit.cli.machine import doctor, store
+from svpkit.cli.plugins import plugins
+from svpkit.cli.work import generate, predict
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="svpkit")
+@click.option(
+    "--plugin",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A one-file plugin to load too.",
+)
+@click.option("--no-plugins", is_flag=True, help="Load the built-in plugins only.")
+@click.option("--strict-plugins", is_flag=True, help="A plugin that fails to load is an error.")
+@click.pass_context
+def cli(
+    context: click.Context, files: tuple[Path, ...], no_plugins: bool, strict_plugins: bool
+) -> None:
+    """Learn rare particles, draw them, mix them in, and measure whether it helped."""
+    from svpkit.plugins import discover
+
+    context.obj = discover(files=files, builtin_only=no_plugins, strict=strict_plugins)
+
+
+for command in (run, why, compare, schema, predict, generate, data, plugins, store, doctor):
+    cli.add_command(command)

@@ -1,0 +1,59 @@
+"""`svpkit data`: particles in, and a look at them."""
+
+from pathlib import Path
+
+import click
+
+from svpkit.cli.common import options_of
+from svpkit.plugins import Registry
+
+
+@click.group()
+def data() -> None:
+    """Read particles into a set, and look at a set."""
+
+
+@data.command("import")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--reader", help="Reader by name [default: the one that knows the input].")
+@click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="A reader's.")
+@click.option("--size", default=64, show_default=True, help="Side of the images in pixels.")
+@click.option("--channels", default=1, show_default=True, type=click.IntRange(1, 3))
+@click.pass_obj
+def import_(
+    registry: Registry,
+    source: Path,
+    out: Path,
+    reader: str | None,
+    options: tuple[str, ...],
+    size: int,
+    channels: int,
+) -> None:
+    """Read SOURCE into the new folder OUT, a particle set."""
+    from svpkit import api
+    from svpkit.particles.ingest import import_set
+
+    use = api.reader_for(registry, source, reader, options_of(options))
+    particles = import_set(out, use, source, size=size, channels=channels)
+    for name, n in particles.counts.items():
+        click.echo(f"{name:<20} {n:>9,}")
+    click.echo(f"{len(particles):,} particles in {out}")
+
+
+@data.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("inspect"),
+    show_default=True,
+    help="Where the contact sheets go.",
+)
+def inspect(folder: Path, out: Path) -> None:
+    """Write a contact sheet per class and print what is in a particle set."""
+    from svpkit import api
+    from svpkit.particles.sheet import inspect as look
+
+    api.console().print(api.as_table(look(folder, out), title=str(folder)))
+    click.echo(f"contact sheets: {out}")

@@ -1,0 +1,84 @@
+"""`svpkit run`, `why`, `compare`, `schema`: experiments and what is known of them."""
+
+from pathlib import Path
+
+import click
+
+from svpkit.cli.common import recipe_options, runs_option, store_option
+from svpkit.plugins import Registry
+
+
+@click.command()
+@recipe_options
+@click.option("--plan", is_flag=True, help="Check everything, show the stages and stop.")
+@click.option("--fresh", multiple=True, metavar="STAGE", help="Make a stage's artifacts again.")
+@runs_option
+@store_option
+@click.pass_obj
+def run(
+    registry: Registry,
+    recipe: Path,
+    overrides: tuple[str, ...],
+    data_root: Path | None,
+    plan: bool,
+    fresh: tuple[str, ...],
+    runs: Path,
+    store_root: Path,
+) -> None:
+    """Run a recipe: data, drawn particles, classifiers, scores and a report."""
+    from svpkit import api
+
+    experiment = api.experiment(recipe, overrides, data_root=data_root, registry=registry)
+    if plan:
+        from svpkit.plan import plan_table
+
+        return api.console().print(plan_table(experiment, store_root))
+    done = api.execute(experiment, runs=runs, store=store_root, fresh=fresh)
+    if done.summary is not None:
+        api.console().print(done.summary)
+        click.echo(f"report: {done.folder / 'report.html'}")
+
+
+@click.command()
+@recipe_options
+@click.argument("stage")
+@store_option
+@click.pass_obj
+def why(
+    registry: Registry,
+    recipe: Path,
+    overrides: tuple[str, ...],
+    data_root: Path | None,
+    stage: str,
+    store_root: Path,
+) -> None:
+    """Explain why a stage of a recipe is cached, or what is different."""
+    from svpkit import api
+    from svpkit.plan import explain
+
+    experiment = api.experiment(recipe, overrides, data_root=data_root, registry=registry)
+    for line in explain(experiment, store_root, stage):
+        click.echo(line)
+
+
+@click.command()
+@click.argument("first")
+@click.argument("second")
+@runs_option
+def compare(first: str, second: str, runs: Path) -> None:
+    """Put two runs beside each other, with paired intervals where they share a test set."""
+    from svpkit import api
+    from svpkit.compare import compare_table
+
+    api.console().print(compare_table(api.run_folder(first, runs), api.run_folder(second, runs)))
+
+
+@click.command()
+@click.option("--keys", is_flag=True, help="Print the table of keys as Markdown instead.")
+def schema(keys: bool) -> None:
+    """Print the JSON Schema of a recipe, so that editors complete and check it."""
+    import json
+
+    from svpkit.schema import json_schema, markdown
+
+    click.echo(markdown() if keys else json.dumps(json_schema(), indent=1))

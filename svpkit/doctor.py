@@ -1,0 +1,37 @@
+"""What this machine has: versions, devices, the precisions that are real, the plugins loaded."""
+
+import importlib.metadata
+import platform
+from collections import Counter
+
+from svpkit import __version__
+from svpkit.plugins import Registry
+
+PACKAGES = ("torch", "torchvision", "timm", "diffusers", "accelerate", "torchmetrics", "numpy")
+
+
+def findings(registry: Registry) -> list[tuple[str, str]]:
+    """Return (what, found) rows, first what matters most."""
+    from svpkit import devices
+
+    here = devices.describe()
+    emulated = [p for p in devices.PRECISIONS[1:] if p not in here["precisions"]]
+    rows = [
+        ("svpkit", __version__),
+        ("python", platform.python_version()),
+        ("device", f"{here['device']} ({here['name']}), {here['threads']} threads"),
+        ("precision", f"{', '.join(here['precisions'])} real; {', '.join(emulated) or 'none'} not"),
+    ]
+    rows += [(name, version(name)) for name in PACKAGES]
+    kinds = Counter(p.kind for p in registry.plugins.values())
+    rows.append(("plugins", ", ".join(f"{n} {kind}s" for kind, n in sorted(kinds.items()))))
+    rows += [(f"set aside: {b.name}", f"{b.package}: {b.reason}") for b in registry.broken]
+    return rows
+
+
+def version(package: str) -> str:
+    """Return the version of an installed package, or "not installed"."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

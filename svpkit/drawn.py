@@ -1,0 +1,62 @@
+"""Particles drawn on demand from a run, written so that they can never pass as real."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svpkit.errors import unknown
+from svpkit.plugins import Registry, Use
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Drawn images uint8 (n, C, H, W) and what drew them."""
+
+    images: np.ndarray
+    label: str
+    seed: int
+    model: str
+
+
+def generator_use(folder: Path, registry: Registry) -> Use:
+    """Return the plugin and options that a generator's folder names."""
+    config = json.loads((folder / "config.json").read_text())
+    return registry.use("generator", config["plugin"], config["options"], f"{folder}: plugin")
+
+
+def draw_from(
+    folder: Path, registry: Registry, label: str, n: int, seed: int, sample: Mapping[str, Any]
+) -> Drawn:
+    """Draw n particles of a class with the generator in `folder`, as its recipe samples."""
+    from svpkit.generate.stage import draw, load_generator, seeds_of
+    from svpkit.progress import Progress
+    from svpkit.store import file_digest
+
+    classes = json.loads((folder / "config.json").read_text())["spec"]["classes"]
+    if label not in classes:
+        raise unknown(f"{folder}: class", label, classes)
+    model = load_generator(folder, generator_use(folder, registry))
+    labels, seeds = np.full(n, classes.index(label)), seeds_of(seed, label, np.arange(n))
+    with Progress(f"drawing {label}", n) as progress:
+        images = draw(model, labels, seeds, sample, progress=progress)
+    return Drawn(images, label, seed, file_digest(folder / "model.safetensors"))
+
+
+def write_png(drawn: Drawn, out: Path) -> None:
+    """Write PNG files; each says in its text that it is synthetic, by which model and seed."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    out.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(drawn.images):
+        said = PngInfo()
+        facts = {"origin": "synthetic", "model": drawn.model, "label": drawn.label}
+        for key, value in {**facts, "seed": str(drawn.seed), "index": str(i)}.items():
+            said.add_text(f"svpkit:{key}", value)
+        pixels = image[0] if image.shape[0] == 1 else np.moveaxis(image, 0, -1)
+        name = f"synthetic-{drawn.label}-{drawn.seed}-{i:06d}.png"
+        Image.fromarray(pixels).save(out / name, pnginfo=said)

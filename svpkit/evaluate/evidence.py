@@ -1,0 +1,88 @@
+"""Predictions of every arm made into evidence: scores with intervals, arms paired."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from svpkit.errors import SvpkitError
+from svpkit.evaluate.statistics import evaluate_paired
+from svpkit.store import stage
+
+SETS = ("test", "val")
+
+
+@stage(revision=1)
+def evidence(out: Path, params: Mapping[str, Any], *scores: Path) -> None:
+    """Write `evidence.json`: {"test", "val": {arm: evaluation}, "differences": [...]}.
+
+    `params`: arms (names, in the order of `scores`; the first is compared with each of the others),
+    prevalence, replicates. `scores` hold test.parquet and val.parquet. The same resampled particles
+    serve all arms.
+    """
+    found: dict[str, Any] = {}
+    for name in SETS:
+        # differences are later minus earlier: the recipe's own arm goes last
+        arms = dict(zip(params["arms"], scores, strict=True))
+        frames = {arm: read_predictions(path / f"{name}.parquet") for arm, path in arms.items()}
+        found[name] = compare_frames(
+            dict(reversed(frames.items())),
+            prevalence=params["prevalence"],
+            replicates=params["replicates"],
+        )
+    record = {name: found[name]["arms"] for name in SETS}
+    record["differences"] = found["test"]["differences"]
+    (out / "evidence.json").write_text(json.dumps(record, indent=1, allow_nan=False))
+
+
+def compare_frames(
+    frames: Mapping[str, pd.DataFrame],
+    *,
+    prevalence: Mapping[str, float] | None,
+    replicates: int = 2000,
+) -> dict[str, Any]:
+    """Evaluate arms on the same particles: predictions by arm, rows in the same order.
+
+    Raises SvpkitError where the arms saw different particles.
+    """
+    first = next(iter(frames.values()))
+    classes = classes_of(first)
+    for name, frame in frames.items():
+        if classes_of(frame) != classes or not frame["id"].equals(first["id"]):
+            raise SvpkitError(f"{name}: scored on other particles or classes than the first arm")
+    return evaluate_paired(
+        codes(first["label"], classes),
+        {name: probabilities(frame) for name, frame in frames.items()},
+        classes,
+        groups=first["group"].astype(str).to_numpy(),
+        prevalence=prevalence,
+        ecd_um=first["ecd_um"].to_numpy(float),
+        replicates=replicates,
+    )
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Return predictions as a table; raises SvpkitError where the file cannot be read."""
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise SvpkitError(f"{path}: no predictions here ({error})") from None
+
+
+def classes_of(predictions: pd.DataFrame) -> tuple[str, ...]:
+    """Return the classes that predictions have a probability for, in label order."""
+    return tuple(c.removeprefix("p_") for c in predictions.columns if c.startswith("p_"))
+
+
+def probabilities(predictions: pd.DataFrame) -> np.ndarray:
+    """Return the probabilities of a table of predictions: float32 (N, K)."""
+    names = [f"p_{c}" for c in classes_of(predictions)]
+    return predictions[names].to_numpy(np.float32)
+
+
+def codes(labels: pd.Series, classes: tuple[str, ...]) -> np.ndarray:
+    """Return labels as positions in `classes`: int64 (N,)."""
+    return pd.Categorical(labels.astype(str), categories=classes).codes.astype(np.int64)

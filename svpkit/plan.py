@@ -1,0 +1,204 @@
+"""What a run would do: its stages, which are made and why not, and how long the rest may take."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svpkit.bind import Experiment
+from svpkit.errors import unknown
+from svpkit.hookspecs import ImageSpec
+from svpkit.keep import artifacts
+from svpkit.pipeline import walk
+from svpkit.store import Artifact, Stage, Store, identity, read_record
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PROBE_SECONDS = 4.0
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One stage of a plan: its artifact and what named it."""
+
+    artifact: Artifact
+    function: Stage
+    params: Mapping[str, Any]
+    inputs: tuple[Artifact, ...]
+
+
+def plan(experiment: Experiment, root: Path) -> list[Planned]:
+    """Return the stages of an experiment in order, each once, without running any."""
+    store, found = Store(root), {}
+
+    def note(function: Stage, params: Mapping[str, Any], *inputs: Artifact, label: str) -> Artifact:
+        artifact = store.name(function, params, *inputs, label=label)
+        found.setdefault(artifact.name, Planned(artifact, function, params, inputs))
+        return artifact
+
+    walk(experiment, note)
+    return list(found.values())
+
+
+def plan_table(experiment: Experiment, root: Path) -> "Table":
+    """Return the plan as a table: stage, cached or why not, images, estimated time."""
+    from rich.table import Table
+
+    table = Table(title=f"{experiment.recipe.name}: plan", caption_justify="left")
+    for name in ("stage", "state", "images", "estimate"):
+        table.add_column(name, justify="right" if name in ("images", "estimate") else "left")
+    rates = _Rates(experiment)
+    total = 0.0
+    for planned in plan(experiment, root):
+        images, seconds = (0, 0.0) if planned.artifact.made else rates.cost(planned)
+        total += seconds
+        state = "made" if planned.artifact.made else reason(planned, root)
+        shown = f"{images:,}" if images else ""
+        table.add_row(planned.artifact.label, state, shown, _span(seconds) if seconds else "")
+    table.caption = f"about {_span(total)} on this machine ({rates.device})"
+    if total > 6 * 3600:
+        table.caption += "; recipes/quickstart.toml shows the same walk in minutes"
+    return table
+
+
+def explain(experiment: Experiment, root: Path, stage: str) -> Iterator[str]:
+    """Yield one or more lines on each artifact of a stage: made, or what differs."""
+    planned = plan(experiment, root)
+    stages = list(dict.fromkeys(p.artifact.stage for p in planned))
+    if stage not in stages:
+        raise unknown("stage", stage, stages)
+    for each in planned:
+        if each.artifact.stage == stage:
+            yield f"{each.artifact.label} ({each.artifact.name}): {reason(each, root)}"
+
+
+def reason(planned: Planned, root: Path) -> str:
+    """Return why an artifact is there or what keeps it from being so, in one line."""
+    from svpkit.store import code_digest
+
+    artifact = planned.artifact
+    if artifact.made:
+        other = read_record(artifact.path)["code"] != code_digest(planned.function)
+        return "made" + (", by other code of the same revision" if other else "")
+    if (root / ".partial" / artifact.name).is_dir():
+        return "begun, goes on where it was"
+    wanted = identity(planned.function, planned.params, [i.name for i in planned.inputs])
+    made = [read_record(p) for p in artifacts(root) if p.name.startswith(f"{artifact.stage}-")]
+    if not made:
+        return "not made yet"
+    changes = min((_differences(old, wanted) for old in made), key=len)
+    shown = "; ".join(changes[:3]) + (f" and {len(changes) - 3} more" if changes[3:] else "")
+    return f"not made yet; nearest differs in {shown}"
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    parts = ("revision", "params", "inputs")
+    before, after = (dict(_leaves({k: d[k] for k in parts})) for d in (old, new))
+    keys = [k for k in {**before, **after} if before.get(k) != after.get(k)]
+    return [
+        f"{k.removeprefix('params.')}: {_short(before.get(k))} -> {_short(after.get(k))}"
+        for k in keys
+    ]
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for k, v in value.items():
+            yield from _leaves(v, f"{prefix}.{k}" if prefix else str(k))
+    elif isinstance(value, list) and value:
+        for i, v in enumerate(value):
+            yield from _leaves(v, f"{prefix}[{i}]")
+    else:
+        yield prefix, value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 40 else text[:37] + "..."
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+class _Rates:
+    """Images a second of each kind of work, each measured once by a short probe."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        from svpkit import devices
+
+        self.experiment = experiment
+        self.device = devices.describe()["name"]
+        self._found: dict[str, float] = {}
+
+    def cost(self, planned: Planned) -> tuple[int, float]:
+        """Return the images that a stage works on and the seconds it may take."""
+        stage, params = planned.artifact.stage, planned.params
+        if stage == "ingest":
+            n = _asked(params["reader"].options)
+            return n, n / self._rate("read " + params["reader"].plugin.name, params)
+        if stage == "generator":
+            n = params["train"].images
+            return n, n / self._rate("generator", params)
+        if stage == "classifier":
+            n = params["train"].images
+            return n, n / self._rate("classifier", params)
+        if stage == "synthetic":
+            n = self._draws(params)
+            return n, n / self._rate("synthetic", params)
+        return 0, 0.0
+
+    def _draws(self, params: Mapping[str, Any]) -> int:
+        options = self.experiment.reader.options
+        kinds = self.experiment.reader.hosted.get("particle_types", {})
+        counts = {k: v for k, v in options.items() if k in kinds}
+        if not counts:
+            return 0
+        draws = params["rule"]().draws(counts)
+        return sum(draws.get(name, 0) for name in params["classes"])
+
+    def _rate(self, work: str, params: Mapping[str, Any]) -> float:
+        if work not in self._found:
+            probe = {"generator": self._training, "classifier": self._training}
+            self._found[work] = probe.get(
+                work, self._drawing if work == "synthetic" else self._reading
+            )(work, params)
+        return self._found[work]
+
+    def _reading(self, work: str, params: Mapping[str, Any]) -> float:
+        started = time.monotonic()
+        n = sum(1 for _ in islice(params["reader"](params["path"]), 256))
+        return max(n, 1) / (time.monotonic() - started)
+
+    def _training(self, work: str, params: Mapping[str, Any]) -> float:
+        from svpkit.probe import training_rate
+
+        spec = self._spec(params.get("classes", ("a", "b", "c")))
+        return training_rate(params[work](spec), spec, params["train"].batch, PROBE_SECONDS)
+
+    def _drawing(self, work: str, params: Mapping[str, Any]) -> float:
+        from svpkit.probe import drawing_rate
+
+        spec = self._spec(params["classes"])
+        return drawing_rate(params["generator"](spec), params["sample"], PROBE_SECONDS)
+
+    def _spec(self, classes: tuple[str, ...]) -> ImageSpec:
+        data = self.experiment.recipe.data
+        return ImageSpec(data.channels, data.size, tuple(classes))
+
+
+def _asked(options: Mapping[str, Any]) -> int:
+    skip = ("seed", "start", "pixels", "binning")
+    return sum(
+        v
+        for k, v in options.items()
+        if isinstance(v, int) and not isinstance(v, bool) and k not in skip
+    )

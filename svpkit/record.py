@@ -1,0 +1,234 @@
+"""What a run leaves: results.json, run.json, predictions, the model and the report."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from svpkit import __version__
+from svpkit.bind import Experiment
+from svpkit.doctor import PACKAGES, version
+from svpkit.evaluate.evidence import classes_of, probabilities, read_predictions
+from svpkit.particles.particleset import ParticleSet
+from svpkit.particles.split import Split
+from svpkit.pipeline import Walked
+from svpkit.store import Artifact, Store, file_digest, plain, read_record, write_json
+
+if TYPE_CHECKING:
+    from svpkit.report.html import Story
+
+GALLERY = 24
+WORST = 24
+
+
+def write_run(folder: Path, experiment: Experiment, walked: Walked, store: Store) -> "Story":
+    """Write a run's folder and return the story that its report tells."""
+    from svpkit.report.card import model_card
+    from svpkit.report.html import write_report
+
+    folder.mkdir(parents=True, exist_ok=True)
+    run = run_record(experiment, walked, store)
+    write_json(folder / "run.json", run)
+    write_json(folder / "results.json", results(experiment, walked, store))
+    own = experiment.recipe.name
+    shutil.copyfile(walked.scores[own].path / "test.parquet", folder / "predictions.parquet")
+    story = tell(experiment, walked, store, run)
+    _deploy(folder / "model", experiment, walked, model_card(story))
+    write_report(folder / "report.html", story)
+    return story
+
+
+def run_record(experiment: Experiment, walked: Walked, store: Store) -> dict[str, Any]:
+    """Return where every number came from: recipe, versions, device, data, artifacts."""
+    from svpkit import devices
+
+    split = Split.open(walked.split.path)
+    return {
+        "svpkit": __version__,
+        "recipe": experiment.recipe.model_dump(mode="json"),
+        "recipe_file": Path(experiment.where).name,
+        "seed": experiment.recipe.seed,
+        "plugins": {
+            p.plugin.name: f"{p.plugin.package} {p.plugin.version}".strip()
+            for p in _uses(experiment)
+        },
+        "versions": {"python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
+        "device": devices.describe(),
+        "commit": commit(),
+        "data": {name: s["digest"] for name, s in split.record["sets"].items()},
+        "artifacts": {
+            a.label: {"name": a.name, "key": a.key, "code": read_record(a.path)["code"]}
+            for a in store.used
+        },
+        "generators": {
+            label: {"artifact": a.name, "classes": _config(a)["spec"]["classes"]}
+            for label, a in walked.generators.items()
+        },
+        "store": str(store.root.resolve()),
+        "seconds": sum(store.seconds.values()),
+    }
+
+
+def results(experiment: Experiment, walked: Walked, store: Store) -> dict[str, Any]:
+    """Return the numbers of a run: the recipe's own arm, and each baseline under "arms"."""
+    found = read_evidence(walked)
+    arms = {arm.name: _arm_results(found, arm.name) for arm in experiment.arms}
+    own = arms.pop(experiment.recipe.name)
+    names = list(own["test"]["n"])
+    return {
+        "name": experiment.recipe.name,
+        "seed": experiment.recipe.seed,
+        "classes": names,
+        **own,
+        "differences": found["differences"],
+        "fidelity": read_fidelity(walked),
+        "seconds": {a.label: store.seconds[a.name] for a in store.used},
+        "arms": arms,
+    }
+
+
+def tell(experiment: Experiment, walked: Walked, store: Store, run: dict[str, Any]) -> "Story":
+    """Return everything that the report shows."""
+    from svpkit.report.html import Story
+
+    found, split = read_evidence(walked), Split.open(walked.split.path)
+    made = {a.name for a in store.made}
+    return Story(
+        recipe=run["recipe"],
+        run=run,
+        sets=split.counts,
+        split=split.record,
+        quarantined=_manifest(walked.data).get("quarantined", 0),
+        arms={
+            arm.name: _arm_story(experiment, walked, store, found, arm.name)
+            for arm in experiment.arms
+        },
+        differences=found["differences"],
+        generators={
+            name: {
+                "history": json.loads((a.path / "history.json").read_text()),
+                "seconds": store.seconds[a.name],
+                "images": experiment.recipe.generator.train.images,  # type: ignore[union-attr]
+            }
+            for name, a in walked.generators.items()
+        },
+        fidelity=read_fidelity(walked),
+        gallery=gallery(split, walked, experiment),
+        errors=worst_errors(walked.scores[experiment.recipe.name]),
+        stages=[
+            {
+                "stage": a.stage,
+                "label": a.label,
+                "seconds": store.seconds[a.name],
+                "cached": a.name not in made,
+                "key": a.key,
+            }
+            for a in store.used
+        ],
+    )
+
+
+def read_evidence(walked: Walked) -> dict[str, Any]:
+    """Return the evidence of an experiment."""
+    return json.loads((walked.evidence.path / "evidence.json").read_text())
+
+
+def read_fidelity(walked: Walked) -> dict[str, Any]:
+    """Return the fidelity of the drawn particles by class, empty where none were drawn."""
+    if walked.fidelity is None:
+        return {}
+    return json.loads((walked.fidelity.path / "fidelity.json").read_text())
+
+
+def gallery(split: Split, walked: Walked, experiment: Experiment) -> dict[str, Any]:
+    """Return a few real training images of each class, and drawn ones where there are any."""
+    train = split.train()
+    sets = next((d for d in walked.drawn.values() if d), {})
+    drawn = [ParticleSet.open(a.path) for a in sets.values()]
+    shown = {}
+    for name in train.classes:
+        real = np.flatnonzero(train.table["label"] == name)[:GALLERY]
+        made = [d.of(name) for d in drawn if name in d.classes and d.counts[name]]
+        few = made[0].images(slice(GALLERY)) if made else None
+        shown[name] = {"real": train.images(real), "drawn": few}
+    return shown
+
+
+def worst_errors(score: Artifact) -> list[dict[str, Any]]:
+    """Return the most confident errors on the test set, with their pictures."""
+    table = read_predictions(score.path / "test.parquet")
+    pictures = np.load(score.path / "worst.npy", allow_pickle=False)
+    rows = json.loads((score.path / "worst.json").read_text())
+    classes, p = classes_of(table), probabilities(table)
+    found = []
+    for row, image in list(zip(rows, pictures, strict=True))[:WORST]:
+        k = int(p[row].argmax())
+        said = {"predicted": classes[k], "probability": float(p[row, k]), "image": image}
+        found.append({**table.loc[row, ["id", "label", "ecd_um"]].to_dict(), **said})
+    return found
+
+
+def commit() -> str | None:
+    """Return the commit that svpkit's source is at, with a mark when it was changed, or None."""
+    here = Path(__file__).parent
+    try:
+        git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+        said = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return said.stdout.strip() or None if said.returncode == 0 else None
+
+
+def _arm_results(found: Mapping[str, Any], name: str) -> dict[str, Any]:
+    # curves are for drawing; they stay in the evidence
+    keep = [{k: v for k, v in found[s][name].items() if k != "curves"} for s in ("test", "val")]
+    return dict(zip(("test", "val"), keep, strict=True))
+
+
+def _arm_story(
+    experiment: Experiment, walked: Walked, store: Store, found: Mapping[str, Any], name: str
+) -> dict[str, Any]:
+    artifact = walked.classifiers[name]
+    arm = next(a for a in experiment.arms if a.name == name)
+    return {
+        "metrics": found["test"][name],
+        "val": found["val"][name],
+        "history": json.loads((artifact.path / "history.json").read_text()),
+        "strategies": [s.plugin.name for s in arm.strategies],
+        "seconds": store.seconds[artifact.name],
+        "images": experiment.recipe.classifier.train.images,
+    }
+
+
+def _deploy(folder: Path, experiment: Experiment, walked: Walked, card: str) -> None:
+    own = experiment.arms[0]
+    trained, scored = walked.classifiers[own.name].path, walked.scores[own.name].path
+    shutil.rmtree(folder, ignore_errors=True)
+    skip = shutil.ignore_patterns("artifact.json")
+    shutil.copytree(trained, folder, ignore=skip)
+    shutil.copyfile(scored / "val.parquet", folder / "val.parquet")
+    config = json.loads((folder / "config.json").read_text())
+    config["strategies"] = plain([s.describe() for s in own.strategies])
+    config["prevalence"] = experiment.recipe.evaluate.prevalence
+    config["digests"] = {p.name: file_digest(p) for p in folder.glob("*.safetensors")}
+    write_json(folder / "config.json", config)
+    (folder / "README.md").write_text(card)
+
+
+def _uses(experiment: Experiment) -> list[Any]:
+    uses = [experiment.reader, experiment.classifier]
+    uses += [experiment.generator] if experiment.generator else []
+    return uses + [s for arm in experiment.arms for s in arm.strategies]
+
+
+def _manifest(artifact: Artifact) -> dict[str, Any]:
+    return json.loads((artifact.path / "manifest.json").read_text())
+
+
+def _config(artifact: Artifact) -> dict[str, Any]:
+    return json.loads((artifact.path / "config.json").read_text())

@@ -1,0 +1,125 @@
+"""The store: made once, whole or absent, named by what went in."""
+
+import json
+
+import pytest
+
+from svpkit import keep
+from svpkit.errors import SvpkitError
+from svpkit.store import Store, read_record, stage
+
+CALLS = []
+
+
+@stage(revision=1)
+def leaf(out, params):
+    CALLS.append("leaf")
+    (out / "value.txt").write_text(str(params["x"]))
+    if params.get("fail"):
+        raise SvpkitError("planted")
+
+
+@stage(revision=1)
+def sum_up(out, params, *inputs):
+    CALLS.append("sum")
+    total = sum(int((i / "value.txt").read_text()) for i in inputs)
+    (out / "value.txt").write_text(str(total))
+
+
+@stage(revision=1, resumes=True)
+def slow(out, params):
+    done = out / "half.txt"
+    if not done.exists():
+        done.write_text("half")
+        raise KeyboardInterrupt
+    (out / "value.txt").write_text("whole")
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    CALLS.clear()
+
+
+def build(store, x=1):
+    a = store.get(leaf, {"x": x}, label="a")
+    b = store.get(leaf, {"x": 2}, label="b")
+    return store.get(sum_up, {}, a, b, label="sum")
+
+
+def test_an_artifact_is_made_once_and_shared(tmp_path):
+    assert (build(Store(tmp_path)).path / "value.txt").read_text() == "3"
+    again = Store(tmp_path)
+    assert build(again).made and CALLS == ["leaf", "leaf", "sum"]
+    assert [a.label for a in again.used] == ["a", "b", "sum"] and not again.made
+
+
+def test_a_change_makes_what_depends_on_it_anew(tmp_path):
+    first, second = build(Store(tmp_path)), build(Store(tmp_path), x=5)
+    assert first.name != second.name and (second.path / "value.txt").read_text() == "7"
+    assert CALLS == ["leaf", "leaf", "sum", "leaf", "sum"]
+
+
+def test_a_revision_changes_the_key_and_code_does_not(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    before = store.name(leaf, {"x": 1})
+    monkeypatch.setattr("svpkit.store.code_digest", lambda f: "other")
+    assert store.name(leaf, {"x": 1}) == before
+    monkeypatch.setattr(leaf, "revision", 2)
+    assert store.name(leaf, {"x": 1}).name != before.name
+
+
+def test_what_fails_leaves_nothing_complete(tmp_path):
+    store = Store(tmp_path)
+    with pytest.raises(SvpkitError, match="planted"):
+        store.get(leaf, {"x": 1, "fail": True})
+    assert keep.artifacts(tmp_path) == []
+    assert list((tmp_path / ".partial").glob("leaf-*/value.txt"))
+
+
+def test_unfinished_work_resumes_or_starts_clean(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path).get(slow, {})
+    made = Store(tmp_path).get(slow, {})
+    assert (made.path / "value.txt").read_text() == "whole"
+    partial = tmp_path / ".partial" / Store(tmp_path).name(leaf, {"x": 9}).name
+    partial.mkdir(parents=True)
+    (partial / "stale.txt").write_text("old")
+    assert not (Store(tmp_path).get(leaf, {"x": 9}).path / "stale.txt").exists()
+
+
+def test_fresh_makes_a_stage_again_once(tmp_path):
+    build(Store(tmp_path))
+    CALLS.clear()
+    store = Store(tmp_path, fresh=("sum_up",))
+    build(store)
+    build(store)
+    assert CALLS == ["sum"]
+
+
+def test_the_record_holds_params_inputs_and_digests(tmp_path):
+    made = build(Store(tmp_path))
+    record = read_record(made.path)
+    assert record["stage"] == "sum_up" and len(record["inputs"]) == 2
+    assert set(record["files"]) == {"value.txt"}
+    with pytest.raises(SvpkitError, match="not a complete artifact"):
+        read_record(tmp_path / "nothing")
+
+
+def test_listing_and_clearing_what_no_run_names(tmp_path):
+    store, runs = Store(tmp_path / "store"), tmp_path / "runs"
+    kept, lost = store.get(leaf, {"x": 1}), store.get(leaf, {"x": 2})
+    (runs / "one").mkdir(parents=True)
+    named = {"a": {"name": kept.name}}
+    (runs / "one" / "run.json").write_text(json.dumps({"artifacts": named}))
+    table = keep.listing(store.root, runs).set_index("artifact")
+    assert table.loc[kept.name, "runs"] == "one" and table.loc[lost.name, "runs"] == "-"
+    found = keep.unnamed(store.root, runs)
+    assert [path.name for path, _ in found] == [lost.name]
+    keep.remove(store.root, [path for path, _ in found])
+    assert [p.name for p in keep.artifacts(store.root)] == [kept.name]
+
+
+def test_a_store_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SvpkitError, match="cannot write here"):
+        Store(tmp_path / "file").get(leaf, {"x": 1})
