@@ -13,7 +13,9 @@ def device() -> torch.device:
     """Return the device that models run on: the launcher's, else CUDA, MPS or the CPU."""
     from accelerate import PartialState
 
-    return PartialState().device
+    here = PartialState().device
+    assert here is not None
+    return here
 
 
 def real_precisions(device: torch.device) -> tuple[str, ...]:

@@ -51,12 +51,14 @@ def write_png(drawn: Drawn, out: Path) -> None:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
+    from svpkit.default_plugins.folder import LINEAGE_TAG, ORIGIN_TAG
+
     out.mkdir(parents=True, exist_ok=True)
     for i, image in enumerate(drawn.images):
         said = PngInfo()
-        facts = {"origin": "synthetic", "model": drawn.model, "label": drawn.label}
-        for key, value in {**facts, "seed": str(drawn.seed), "index": str(i)}.items():
-            said.add_text(f"svpkit:{key}", value)
+        lineage = {"model": drawn.model, "label": drawn.label, "seed": drawn.seed, "i": i}
+        said.add_text(ORIGIN_TAG, "synthetic")
+        said.add_text(LINEAGE_TAG, json.dumps(lineage))
         pixels = image[0] if image.shape[0] == 1 else np.moveaxis(image, 0, -1)
         name = f"synthetic-{drawn.label}-{drawn.seed}-{i:06d}.png"
         Image.fromarray(pixels).save(out / name, pnginfo=said)

@@ -119,8 +119,6 @@ class _Training:
     def __init__(
         self, model: nn.Module, plan: Plan, task: Task, out: Path, seed: int, precision: str
     ) -> None:
-        from accelerate import Accelerator
-
         self.plan, self.task, self.out, self.seed = plan, task, out, seed
         if plan.batch % ranks.size():
             raise SvpkitError(
@@ -128,7 +126,7 @@ class _Training:
             )
         device = devices.device()
         kind = devices.resolve_precision(precision, device)
-        self.accelerator = Accelerator(mixed_precision="no" if kind == "fp32" else kind)
+        self.accelerator = _accelerator(kind)
         self.model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         parts = _parts(self.model)
         optimizers = [_optimizer(plan, parameters) for parameters in parts.values()]
@@ -205,9 +203,7 @@ class _Training:
 
     def _note(self, seen: int) -> None:
         mean = torch.stack(self._losses).mean()
-        if ranks.many():
-            mean = self.accelerator.reduce(mean, "mean")
-        loss = float(mean)
+        loss = float(self.accelerator.gather(mean[None]).mean())  # type: ignore[union-attr]
         self._losses = []
         if not math.isfinite(loss):
             raise SvpkitError(
@@ -293,6 +289,15 @@ def _prefetch(training: _Training) -> Iterator[Callable[[int], tuple[Tensor, Ten
             return now.result()
 
         yield batch
+
+
+def _accelerator(precision: str) -> Any:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    # one run trains several models, each in its own precision: only the processes are shared
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
 
 
 def _parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:

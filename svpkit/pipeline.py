@@ -158,7 +158,8 @@ def _draw(
 def _fidelity(
     experiment: Experiment, split: Artifact, drawn: Mapping[str, Mapping[str, Artifact]], get: Get
 ) -> Artifact | None:
-    from svpkit.generate.fidelity import extractor, fidelity
+    from svpkit.generate.extractor import extractor
+    from svpkit.generate.fidelity import fidelity
 
     # arms often share their drawn sets; the recipe's own arm stands for what it draws
     sets = next((d for d in drawn.values() if d), None)

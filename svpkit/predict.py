@@ -35,8 +35,9 @@ def predict_source(
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".particles-") as place:
         folder = Path(place) / "set"
-        shape = {"size": model.spec.size, "channels": model.spec.channels}
-        particles = import_set(folder, reader, source, **shape)
+        particles = import_set(
+            folder, reader, source, size=model.spec.size, channels=model.spec.channels
+        )
         _write(out, model, particles)
         if (folder / QUARANTINE).is_file():
             shutil.copyfile(folder / QUARANTINE, out / QUARANTINE)

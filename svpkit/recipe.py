@@ -57,7 +57,7 @@ class Data(_Frozen):
     """folder or file, against the recipe's folder or the data root"""
     options: Options = {}
     """options of the reader: `svpkit plugins show NAME`"""
-    size: int = Field(64, ge=8, le=1024)
+    size: int = Field(default=64, ge=8, le=1024)
     """side of the images in pixels; crops are padded, only larger ones shrink"""
     channels: Literal[1, 3] = 1
     """1 keeps grey native, 3 keeps colour"""
@@ -76,40 +76,40 @@ class Data(_Frozen):
 class Train(_Frozen):
     """How long and how to train; counted in images, so that a batch size changes no meaning."""
 
-    images: int = Field(100_000, ge=1)
+    images: int = Field(default=100_000, ge=1)
     """images seen in all"""
-    batch: int = Field(64, ge=1)
+    batch: int = Field(default=64, ge=1)
     """images a step, over all processes"""
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
     """learning rate at its highest"""
     schedule: Literal["cosine", "constant"] = "cosine"
     """what follows the warm-up"""
-    warmup: float = Field(0.02, ge=0, lt=1)
+    warmup: float = Field(default=0.02, ge=0, lt=1)
     """share of the run with a rising rate"""
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     """optimizer"""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """weight decay"""
-    clip: float = Field(1.0, ge=0)
+    clip: float = Field(default=1.0, ge=0)
     """gradient norm to clip at; 0 = off"""
-    ema: float = Field(0.0, ge=0, lt=1)
+    ema: float = Field(default=0.0, ge=0, lt=1)
     """decay of the moving average of the weights; 0 = off"""
 
 
 class GeneratorTrain(Train):
     """How a generator is trained; `images` counts per model."""
 
-    images: int = Field(1_000_000, ge=1)
+    images: int = Field(default=1_000_000, ge=1)
     """images seen by one model"""
-    batch: int = Field(32, ge=1)
+    batch: int = Field(default=32, ge=1)
     """images a step, over all processes"""
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
     """learning rate at its highest"""
     schedule: Literal["cosine", "constant"] = "constant"
     """what follows the warm-up"""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """optimizer"""
-    ema: float = Field(0.9999, ge=0, lt=1)
+    ema: float = Field(default=0.9999, ge=0, lt=1)
     """decay of the moving average of the weights; 0 = off"""
 
 
@@ -149,15 +149,15 @@ class Baseline(Balance):
 class ClassifierTrain(Train):
     """How a classifier is trained."""
 
-    images: int = Field(2_000_000, ge=1)
+    images: int = Field(default=2_000_000, ge=1)
     """images seen in all"""
-    batch: int = Field(128, ge=1)
+    batch: int = Field(default=128, ge=1)
     """images a step, over all processes"""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     """weight decay"""
-    ema: float = Field(0.999, ge=0, lt=1)
+    ema: float = Field(default=0.999, ge=0, lt=1)
     """decay of the moving average of the weights; 0 = off"""
-    validations: int = Field(8, ge=1, le=1000)
+    validations: int = Field(default=8, ge=1, le=1000)
     """how often the validation set is looked at"""
 
 
@@ -177,7 +177,7 @@ class Evaluate(_Frozen):
 
     prevalence: dict[str, float] | None = None
     """expected mix of classes at work: for prior correction and for re-weighted scores alike"""
-    replicates: int = Field(2000, ge=100, le=100_000)
+    replicates: int = Field(default=2000, ge=100, le=100_000)
     """bootstrap replicates of the intervals"""
 
 
@@ -186,7 +186,7 @@ class Recipe(_Frozen):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """name of the run's folder"""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """drives subset, split and training; the test set has its own and never moves"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto = bf16 where a GPU has it, else fp32"""

@@ -108,7 +108,9 @@ def tell(experiment: Experiment, walked: Walked, store: Store, run: dict[str, An
             arm.name: _arm_story(experiment, walked, store, found, arm.name)
             for arm in experiment.arms
         },
-        differences=found["differences"],
+        differences={
+            d["against"]: d for d in found["differences"] if d["arm"] == experiment.recipe.name
+        },
         generators={
             name: {
                 "history": json.loads((a.path / "history.json").read_text()),
@@ -130,6 +132,7 @@ def tell(experiment: Experiment, walked: Walked, store: Store, run: dict[str, An
             }
             for a in store.used
         ],
+        origins=tuple(ParticleSet.open(walked.data.path).table["origin"].unique()),
     )
 
 

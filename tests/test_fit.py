@@ -173,6 +173,14 @@ def test_emulated_precision_is_refused():
         devices.resolve_precision("fp16", cpu)
 
 
+def test_models_of_one_run_train_in_their_own_precision(tmp_path, monkeypatch):
+    kinds = iter(["fp32", "bf16", "fp32"])
+    monkeypatch.setattr("svpkit.fit.devices.resolve_precision", lambda asked, here: next(kinds))
+    for name in "abc":
+        model, _ = train(tmp_path / name, plan(images=100), task(validate=None))
+        assert all(v.dtype == torch.float32 for v in model.state_dict().values())
+
+
 def test_a_batch_must_divide_over_the_processes(tmp_path, monkeypatch):
     monkeypatch.setattr("svpkit.fit.ranks.size", lambda: 3)
     with pytest.raises(SvpkitError, match="train.batch: 20 does not divide over 3 processes"):

@@ -1,7 +1,7 @@
 """Predictions of every arm made into evidence: scores with intervals, arms paired."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def compare_frames(
         if classes_of(frame) != classes or not frame["id"].equals(first["id"]):
             raise SvpkitError(f"{name}: scored on other particles or classes than the first arm")
     return evaluate_paired(
-        codes(first["label"], classes),
+        codes(first["label"].tolist(), classes),
         {name: probabilities(frame) for name, frame in frames.items()},
         classes,
         groups=first["group"].astype(str).to_numpy(),
@@ -83,6 +83,6 @@ def probabilities(predictions: pd.DataFrame) -> np.ndarray:
     return predictions[names].to_numpy(np.float32)
 
 
-def codes(labels: pd.Series, classes: tuple[str, ...]) -> np.ndarray:
+def codes(labels: Sequence[str], classes: tuple[str, ...]) -> np.ndarray:
     """Return labels as positions in `classes`: int64 (N,)."""
-    return pd.Categorical(labels.astype(str), categories=classes).codes.astype(np.int64)
+    return np.asarray(pd.Categorical(labels, categories=classes).codes, dtype=np.int64)

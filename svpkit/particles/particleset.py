@@ -15,6 +15,7 @@ from svpkit.errors import SvpkitError
 
 FORMAT = 1
 PART = 65_536
+PART_BYTES = 256 * 2**20
 # Columns that every set has, with the value of a particle that does not say.
 NEUTRAL: dict[str, Any] = {
     "id": "",
@@ -89,8 +90,9 @@ class ParticleSet:
     @property
     def labels(self) -> np.ndarray:
         """Positions of the labels in `classes`: int64 (N,); -1 where a label is not among them."""
-        codes = pd.Categorical(self.table["label"].astype(str), categories=self.classes).codes
-        return codes.astype(np.int64)
+        names = self.table["label"].astype("category").cat
+        place = pd.Index(self.classes, dtype=object).get_indexer(names.categories.astype(object))
+        return place[names.codes].astype(np.int64)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -162,6 +164,8 @@ class Writer:
 
     def __init__(self, folder: Path, classes: Sequence[str], channels: int, size: int) -> None:
         self.folder, self.classes, self.shape = folder, tuple(classes), (channels, size, size)
+        # a part is held in memory until it is full: of large images it has fewer
+        self._part = max(1, min(PART, PART_BYTES // (channels * size * size)))
         self.parts: list[dict[str, Any]] = []
         self._images: list[np.ndarray] = []
         self._tables: list[pd.DataFrame] = []
@@ -189,11 +193,11 @@ class Writer:
             raise SvpkitError(f"images are {images.shape[1:]}, the set holds {self.shape}")
         table = complete(pd.DataFrame(rows).reset_index(drop=True))
         table["digest"] = [pixel_digest(image) for image in images]
-        for start in range(0, len(images), PART):
-            self._images.append(images[start : start + PART])
-            self._tables.append(table.iloc[start : start + PART])
+        for start in range(0, len(images), self._part):
+            self._images.append(images[start : start + self._part])
+            self._tables.append(table.iloc[start : start + self._part])
             self._pending += len(self._tables[-1])
-            if self._pending >= PART:
+            if self._pending >= self._part:
                 self._flush()
 
     def _flush(self) -> None:
@@ -202,7 +206,8 @@ class Writer:
         stem = f"part-{len(self.parts):05d}"
         empty = np.empty((0, *self.shape), np.uint8)
         images = np.concatenate([empty, *self._images])
-        table = pd.concat([complete(pd.DataFrame()), *self._tables], ignore_index=True)
+        # an empty table among them would turn the whole numbers of other columns into floats
+        table = pd.concat(self._tables or [complete(pd.DataFrame())], ignore_index=True)
         np.save(self.folder / f"{stem}.npy", images, allow_pickle=False)
         _categorise(table).to_parquet(self.folder / f"{stem}.parquet", index=False)
         files = {"images": f"{stem}.npy", "table": f"{stem}.parquet"}
@@ -242,10 +247,10 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
         if name not in table:
             table[name] = pd.Series([default] * len(table), dtype=type(default), index=table.index)
         elif isinstance(default, float):
-            table[name] = pd.to_numeric(table[name], errors="coerce").astype(float)
+            table[name] = pd.Series(pd.to_numeric(table[name], errors="coerce"), dtype=float)
         else:
             table[name] = table[name].astype(object).fillna(default).astype(str)
-    return table
+    return table.reindex(columns=[*NEUTRAL, *(name for name in table if name not in NEUTRAL)])
 
 
 def pixel_digest(image: np.ndarray) -> str:
@@ -274,4 +279,9 @@ def _categorise(table: pd.DataFrame) -> pd.DataFrame:
     for name in _CATEGORIES:
         if name in table:
             table[name] = table[name].astype(str).astype("category")
+    # parquet holds one type a column: a reader's mixture becomes text
+    for name in table:
+        mixed = table[name].dtype == object and pd.api.types.infer_dtype(table[name])
+        if mixed and mixed.startswith("mixed"):
+            table[name] = table[name].astype(str)
     return table

@@ -1,0 +1,197 @@
+"""The share of a training step spent outside the network: gathering, moving, augmenting, averaging.
+
+    uv run python benchmarks/fit_overhead.py [--seconds 20] [--threads 2]
+
+Blocks of the real training loop (particles memory-mapped from disk, prefetch, augmentation, moving
+average) alternate in one process with blocks of the bare network (forward, backward, clipping,
+optimizer) on one batch that already lies on the device. The table holds the tenth percentile of the
+blocks, which other work on the machine disturbs least.
+"""
+
+import argparse
+import copy
+import csv
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from svpkit import devices
+from svpkit.classify.losses import cross_entropy
+from svpkit.classify.stage import order
+from svpkit.classify.strategies import Augment
+from svpkit.fit import Task, fit
+from svpkit.hookspecs import ImageSpec
+from svpkit.particles.particleset import ParticleSet
+from svpkit.plugins import discover
+
+CLASSES = ("protein", "silicone_oil", "air_bubble")
+N = 5_000
+STEPS = 5  # in a block
+LIGHT = {"model": "resnet10t", "width": 16, "stem": "half"}
+LEAN = {"architecture": "lean", "width": 32}
+CASES = [
+    ("classifier", "timm", LIGHT, 32, 64),
+    ("classifier", "timm", LIGHT, 64, 64),
+    ("classifier", "timm", {"model": "resnet18", "stem": "standard"}, 64, 64),
+    ("generator", "ddpm", LEAN, 32, 16),
+    ("generator", "ddpm", LEAN, 64, 16),
+]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training longer than any benchmark."""
+
+    batch: int
+    images: int = 10**9
+    lr: float = 1e-3
+    schedule: str = "cosine"
+    warmup: float = 0.01
+    optimizer: str = "adamw"
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.999
+
+
+class Enough(Exception):
+    """The clock has seen what it needs."""
+
+
+@dataclass
+class Clock:
+    """Stands in the loop as an augmentation, and times the real blocks and its own bare ones."""
+
+    bare: object
+    seconds: float
+    augment: object
+    real: list = field(default_factory=list)
+    network: list = field(default_factory=list)
+    calls: int = 0
+    started: float = 0.0
+    began: float = 0.0
+
+    def __call__(self, images, labels, seeds):
+        """Time a block now and then; always augment."""
+        if self.calls % STEPS == 0:
+            if self.calls:
+                self.real.append(now() - self.started)
+            self.network.append(self._bare(images, labels, seeds))
+            self.began = self.began or now()
+            if now() - self.began > self.seconds and len(self.real) > 3:
+                raise Enough
+            self.started = now()
+        self.calls += 1
+        return self.augment(images, labels, seeds)
+
+    def _bare(self, *batch):
+        start = now()
+        for _ in range(STEPS):
+            self.bare(*batch)
+        return now() - start
+
+
+def now():
+    """Return the time when the device has done all it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def bare_step(model, loss, plan):
+    """Return a step of the network alone: forward, backward, clipping, optimizer."""
+    twin = copy.deepcopy(model).to(devices.device()).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(twin.parameters(), plan.lr, weight_decay=plan.weight_decay)
+
+    def step(images, labels, seeds):
+        optimizer.zero_grad(set_to_none=True)
+        loss(twin, images, labels, seeds).backward()
+        torch.nn.utils.clip_grad_norm_(twin.parameters(), plan.clip)
+        optimizer.step()
+
+    return step
+
+
+def measure(case, registry, folder, seconds):
+    """Return the milliseconds of a real step and of the network alone."""
+    kind, name, options, size, batch = case
+    particles = ParticleSet.open(folder / f"{size}")
+    labels = particles.labels
+    model = registry.use(kind, name, options, f"{kind}.plugin")(ImageSpec(1, size, CLASSES))
+    plan = Plan(batch)
+    criterion = cross_entropy(particles.counts)
+    if kind == "classifier":
+        augment, loss = Augment().augment, lambda m, x, y, s, part="main": criterion(m(x), y)
+    else:
+        augment, loss = lambda x, y, s: (x, y), lambda m, x, y, s, part="main": m(x, y, s)
+    clock = Clock(bare_step(model, loss, plan), seconds, augment)
+    task = Task(
+        order(N, batch, 0),
+        lambda at: (particles.images(at), labels[at]),
+        loss=loss,
+        augment=clock,
+        label=f"{kind} {size}",
+    )
+    try:
+        fit(model, plan, task, out=folder / "out", seed=0, precision="fp32")
+    except Enough:
+        pass
+    return [float(np.quantile(times[1:], 0.1)) / STEPS * 1e3 for times in (clock.real, clock.network)]
+
+
+def main():
+    """Measure every case, print a table and write it as CSV."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--threads", type=int, default=2)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    registry, rows = discover(builtin_only=True), []
+    with tempfile.TemporaryDirectory() as place:
+        rng = np.random.default_rng(0)
+        for size in (32, 64):
+            images = rng.integers(0, 256, (N, 1, size, size), dtype=np.uint8)
+            names = [CLASSES[i % 3] for i in range(N)]
+            ParticleSet.from_arrays(images, names, CLASSES).save(Path(place) / f"{size}")
+        for case in CASES:
+            step, network = measure(case, registry, Path(place), asked.seconds)
+            rows.append(row(case, step, network, asked.threads))
+    report(rows)
+
+
+def row(case, step, network, threads):
+    """Return one line of the table."""
+    kind, name, options, size, batch = case
+    return {
+        "model": f"{kind} {options.get('model', name)} {options.get('width', '')}".strip(),
+        "size": size,
+        "batch": batch,
+        "device": str(devices.device()),
+        "threads": threads,
+        "ms_step": round(step, 2),
+        "ms_network": round(network, 2),
+        "outside_percent": round(100 * (1 - network / step), 1),
+        "images_per_second": round(1e3 * batch / step),
+    }
+
+
+def report(rows):
+    """Print the rows and write benchmarks/results/fit_overhead.csv."""
+    table = Table(*rows[0])
+    for each in rows:
+        table.add_row(*map(str, each.values()))
+    Console(width=130).print(table)
+    out = Path(__file__).parent / "results" / "fit_overhead.csv"
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Particles to classes: how imbalance is met, training, and scoring the locked test set."""

@@ -1,0 +1,85 @@
+"""The stage `score`: a trained classifier meets the locked test set, here and nowhere else."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from svpkit import ranks
+from svpkit.classify.model import Model
+from svpkit.errors import SvpkitError
+from svpkit.particles.particleset import ParticleSet
+from svpkit.particles.split import Split
+from svpkit.store import stage, write_json
+
+# Rows that one process takes at a time when several share the work.
+BLOCK = 8192
+# Errors whose pictures are kept for the report.
+WORST = 48
+
+
+@stage(revision=1, everywhere=True)
+def score(out: Path, params: Mapping[str, Any], classifier: Path, split: Path) -> None:
+    """Write `test.parquet` and `val.parquet`: a row a particle, in the set's order.
+
+    The pictures of the most confident errors on the test set are kept beside them in `worst.npy`,
+    their rows in `worst.json`. Columns: id, label, label_code, p_<class> (probabilities, adjusted as the strategies say),
+    logit_<class> (before), ecd_um (um), group, source. `params`: classifier (Use), strategies
+    (Uses), prevalence. Raises SvpkitError when a drawn particle stands in either set.
+    """
+    model = Model.load(classifier, params["classifier"], params["strategies"], params["prevalence"])
+    sets = Split.open(split)
+    for name, particles in (("val", sets.val()), ("test", sets.test())):
+        refuse_drawn(particles, name)
+        rows = predictions(model, particles)
+        ranks.on_main(lambda rows=rows, name=name: rows.to_parquet(out / f"{name}.parquet"))
+    worst = worst_errors(rows, model.classes)
+    pictures = particles.take(worst).images()
+    ranks.on_main(lambda: np.save(out / "worst.npy", pictures, allow_pickle=False))
+    ranks.on_main(lambda: write_json(out / "worst.json", worst.tolist()))
+
+
+def predictions(model: Model, particles: ParticleSet) -> pd.DataFrame:
+    """Return a table of predictions, a row a particle; the processes of a launch share the work."""
+    logits = shared_logits(model, particles)
+    probabilities = model.adjusted(logits)
+    table, labels = particles.table, particles.with_classes(model.classes).labels
+    columns = {"id": table["id"], "label": table["label"].astype(str), "label_code": labels}
+    for k, name in enumerate(model.classes):
+        columns[f"p_{name}"] = probabilities[:, k]
+    for k, name in enumerate(model.classes):
+        columns[f"logit_{name}"] = logits[:, k]
+    more = {name: table[name] for name in ("ecd_um", "group", "source")}
+    return pd.DataFrame(columns | more)
+
+
+def worst_errors(rows: pd.DataFrame, classes: Sequence[str], most: int = WORST) -> np.ndarray:
+    """Return the rows int64 (n,) of the errors that the classifier was surest of, worst first."""
+    p = rows[[f"p_{name}" for name in classes]].to_numpy()
+    wrong = np.flatnonzero(p.argmax(1) != rows["label_code"].to_numpy())
+    return wrong[np.argsort(-p[wrong].max(1), kind="stable")][:most]
+
+
+def shared_logits(model: Model, particles: ParticleSet) -> np.ndarray:
+    """Return the logits float32 (N, K), every process having done its share of the rows."""
+    if not ranks.many():
+        return model.logits(particles)
+    from accelerate.utils import gather_object
+
+    starts = list(range(0, len(particles), BLOCK))
+    rows = [np.arange(start, min(start + BLOCK, len(particles))) for start in ranks.mine(starts)]
+    mine = [(int(r[0]), model.logits(particles.take(r))) for r in rows]
+    done = [block for _, block in sorted(gather_object(mine), key=lambda pair: pair[0])]
+    return np.concatenate([np.empty((0, len(model.classes)), np.float32), *done])
+
+
+def refuse_drawn(particles: ParticleSet, name: str) -> None:
+    """Raise SvpkitError when a set that measures holds a drawn particle."""
+    drawn = particles.table.loc[particles.table["origin"] == "synthetic", "id"]
+    if len(drawn):
+        raise SvpkitError(
+            f"{name}: {len(drawn)} drawn (synthetic) particles, such as '{drawn.iloc[0]}': "
+            f"nothing is measured on them"
+        )

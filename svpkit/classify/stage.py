@@ -1,0 +1,224 @@
+"""The stage `classifier`: strategies applied to the training set, then one fit, chosen on val."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file as save_arrays
+from torch import Tensor, nn
+
+from svpkit import checkpoint, draws, fit, ranks
+from svpkit.classify.balance import Balance, Prepared, compose, deployment
+from svpkit.classify.model import FORMAT, WEIGHTS, log, predict, softmax
+from svpkit.classify.strategies import Context, Priors
+from svpkit.errors import SvpkitError
+from svpkit.evaluate.metrics import class_auprc, confusion, per_class
+from svpkit.hookspecs import ImageSpec
+from svpkit.particles.particleset import ParticleSet, concat
+from svpkit.particles.split import Split
+from svpkit.plugins import Use
+from svpkit.store import file_digest, plain, stage, write_json
+
+VAL_BATCH = 512
+
+
+@stage(revision=1, everywhere=True, resumes=True)
+def classifier(out: Path, params: Mapping[str, Any], split: Path, *synthetic: Path) -> None:
+    """Train a classifier on a split's training set and write a model folder.
+
+    `params`: classifier (Use), strategies (Uses), train (a plan), validations, seed, precision and
+    prevalence ({class: weight} or None); `synthetic` are the drawn sets. The weights are the best
+    on val by macro AUPRC where val may choose, else the last. Writes `model.safetensors`,
+    `config.json`, `history.json` and `train_counts.json`.
+    """
+    sets, use = Split.open(split), params["classifier"]
+    train, val = sets.train(), sets.val()
+    classes, seed = train.classes, params["seed"]
+    balance = compose(params["strategies"])
+    context = Context(classes, seed, params["prevalence"], _drawn(synthetic, classes))
+    prepared = balance.prepare(train, context)
+    spec = ImageSpec(train.shape[0], train.shape[1], classes)
+    with fit.seeded(seed, "classifier", "init"):
+        network = use(spec)
+    priors = Priors(prepared.prior, deployment(params["prevalence"], classes))
+    check = partial(validation, val=val, balance=balance, priors=priors) if len(val) else None
+    choose = sets.choose_on_val and check is not None
+    if isinstance(network, nn.Module):
+        task = _task(prepared, balance, seed, params, check, choose)
+        network, history = fit.fit(
+            network, params["train"], task, out=out, seed=seed, precision=params["precision"]
+        )
+    else:
+        history = _fit_object(network, use, prepared, balance, seed, check)
+    config = _config(params, spec, prepared, history, choose) | {"train_digest": train.digest}
+    ranks.on_main(lambda: _write(out, network, config, history, _counts(train, prepared)))
+
+
+def order(
+    n: int, batch: int, seed: int, weights: np.ndarray | None = None
+) -> Callable[[int], np.ndarray]:
+    """Return `order(step) -> positions int64 (batch,)`, a pure function of the step.
+
+    Without weights every epoch is a permutation of its own; with weights (N,) positions are drawn
+    with replacement in proportion to them.
+    """
+    if weights is not None:
+        ends = np.cumsum(weights, dtype=np.float64)
+
+        def drawn(step: int) -> np.ndarray:
+            at = draws.rng(seed, "order", step).random(batch) * ends[-1]
+            return np.minimum(np.searchsorted(ends, at, side="right"), n - 1)
+
+        return drawn
+
+    @lru_cache(maxsize=2)
+    def permutation(epoch: int) -> np.ndarray:
+        return draws.rng(seed, "epoch", epoch).permutation(n)
+
+    def permuted(step: int) -> np.ndarray:
+        epoch, at = np.divmod(np.arange(step * batch, (step + 1) * batch), n)
+        return np.concatenate([permutation(int(e))[at[epoch == e]] for e in np.unique(epoch)])
+
+    return permuted
+
+
+def validation(
+    network: Any, *, val: ParticleSet, balance: Balance, priors: Priors
+) -> dict[str, Any]:
+    """Return macro AUPRC, precision and recall over the classes that val has."""
+    torched = isinstance(network, nn.Module)
+    call = network if torched else (lambda x: log(network.predict_proba(x)))
+    logits = np.concatenate(list(predict(call, val, VAL_BATCH, torched)))
+    return scores(val.labels, softmax(balance.adjust(logits, priors)))
+
+
+def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
+    """Return macro values over the classes that labels (N,) hold; probabilities are (N, K)."""
+    k = probabilities.shape[1]
+    there = np.unique(labels)
+    each = per_class(confusion(labels, probabilities.argmax(1), k))
+    values = {
+        "macro_auprc": class_auprc(labels, probabilities),
+        "macro_precision": each["precision"],
+        "macro_recall": each["recall"],
+    }
+    return {name: float(value[there].mean()) for name, value in values.items()}
+
+
+def _drawn(folders: Sequence[Path], classes: Sequence[str]) -> ParticleSet | None:
+    sets = [ParticleSet.open(folder).with_classes(classes) for folder in folders]
+    return concat(sets) if sets else None
+
+
+def _task(
+    prepared: Prepared,
+    balance: Balance,
+    seed: int,
+    params: Mapping[str, Any],
+    check: Callable[[nn.Module], dict[str, Any]] | None,
+    choose: bool,
+) -> fit.Task:
+    train, labels = prepared.train, prepared.train.labels
+
+    def loss(model: nn.Module, images: Tensor, y: Tensor, seeds: Tensor, part: str) -> Tensor:
+        return prepared.loss(model(images), y)
+
+    return fit.Task(
+        order=order(len(train), params["train"].batch, seed, prepared.weights),
+        fetch=lambda positions: (train.images(positions), labels[positions]),
+        loss=loss,
+        augment=balance.augment,
+        validate=check,
+        validations=params["validations"],
+        choose=choose,
+        label="classifier",
+    )
+
+
+def _fit_object(
+    network: Any,
+    use: Use,
+    prepared: Prepared,
+    balance: Balance,
+    seed: int,
+    check: Callable[[Any], dict[str, Any]] | None,
+) -> list[dict[str, Any]]:
+    for method in ("loss", "augment"):
+        for name, _ in balance.having(method):
+            raise SvpkitError(
+                f"balance.strategies: classifier '{use.plugin.name}' trains itself and cannot take "
+                f"the {method} of '{name}'"
+            )
+    train = prepared.train
+    if prepared.weights is not None:
+        train = train.take(order(len(train), len(train), seed, prepared.weights)(0))
+    network.fit(train, seed)
+    return [{"images": len(train), "val": check(network)}] if check else []
+
+
+def _config(
+    params: Mapping[str, Any],
+    spec: ImageSpec,
+    prepared: Prepared,
+    history: Sequence[Mapping[str, Any]],
+    choose: bool,
+) -> dict[str, Any]:
+    by_class = dict(zip(spec.classes, prepared.prior.tolist(), strict=True))
+    return {
+        "format": FORMAT,
+        "classifier": _said(params["classifier"]),
+        "strategies": [_said(use) for use in params["strategies"]],
+        "spec": {"channels": spec.channels, "size": spec.size, "classes": list(spec.classes)},
+        "prior": by_class,
+        "prevalence": plain(params["prevalence"]),
+        "um_per_px": _median(prepared.train.table["um_per_px"].to_numpy(float)),
+        "train": plain(params["train"]),
+        "seed": params["seed"],
+        "chosen_on_val": choose,
+        "chosen_at_images": _chosen_at(history, choose),
+    }
+
+
+def _said(use: Use) -> dict[str, Any]:
+    plugin = use.plugin
+    made_by = {"package": plugin.package, "version": plugin.version}
+    return {"plugin": plugin.name, "options": plain(use.options), **made_by}
+
+
+def _median(values: np.ndarray) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else None
+
+
+def _chosen_at(history: Sequence[Mapping[str, Any]], choose: bool) -> int | None:
+    rows = [row for row in history if "val" in row] if choose else history[-1:]
+    # max returns the first of equals, as the choice in `fit` does
+    best = max(rows, key=lambda row: row["val"]["macro_auprc"] if choose else 0, default=None)
+    return None if best is None else int(best["images"])
+
+
+def _counts(train: ParticleSet, prepared: Prepared) -> dict[str, Any]:
+    table = prepared.train.table
+    drawn = prepared.train.take(np.flatnonzero(table["origin"] == "synthetic"))
+    seen = dict(zip(train.classes, prepared.prior.tolist(), strict=True))
+    return {"real": train.counts, "drawn": drawn.counts, "share_seen": seen}
+
+
+def _write(
+    out: Path,
+    network: Any,
+    config: Mapping[str, Any],
+    history: list[dict[str, Any]],
+    counts: Mapping[str, Any],
+) -> None:
+    if isinstance(network, nn.Module):
+        checkpoint.save_tensors(out / WEIGHTS, network.state_dict())
+    else:
+        arrays = {name: np.ascontiguousarray(a) for name, a in network.state().items()}
+        save_arrays(arrays, out / WEIGHTS)
+    write_json(out / "config.json", {**config, "weights": file_digest(out / WEIGHTS)})
+    write_json(out / "history.json", history)
+    write_json(out / "train_counts.json", counts)
+    checkpoint.clear(out)

@@ -1,0 +1,1 @@
+"""Classes to evidence: scores, their intervals, and what they rest on."""

@@ -1,0 +1,1 @@
+"""Noise -> particles: what learns a class, draws it, and judges what was drawn."""

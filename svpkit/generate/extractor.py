@@ -1,0 +1,179 @@
+"""A small network that learns what real particles look like, frozen, to compare images in its terms."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from svpkit import checkpoint, devices, draws, ranks
+from svpkit.fit import Task, fit, seeded, to_float
+from svpkit.generate.diffusion import turn
+from svpkit.particles.particleset import ParticleSet, batches
+from svpkit.particles.split import Split
+from svpkit.store import file_digest, stage, write_json
+
+FEATURES = 64
+# What it learns to see besides the class: how an image was harmed, which is how drawn images fail.
+# Turns, the usual pretext, teach nothing about spheres.
+HARMS = ("blur", "noise", "contrast", "level")
+FLOOR = 1e-3
+WIDTHS = (32, 64, 128)
+BLOCK = 512
+MEASURED = 4096
+
+
+@dataclass(frozen=True)
+class ExtractorPlan:
+    """How the extractor is trained: always the same, so that its figures compare."""
+
+    images: int = 40_000
+    batch: int = 96  # divides over most numbers of processes
+    lr: float = 2e-3
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    ema: float = 0.0
+
+
+class Extractor(nn.Module):
+    """Three convolutions, averaged over the image at each depth; the heads serve training alone.
+
+    No normalisation inside, which would hide a shift in grey. The side is a multiple of 8.
+    """
+
+    centre: Tensor
+    project: Tensor
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        at = (4 * channels, *WIDTHS)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=1) for a, b in zip(at, WIDTHS, strict=False)
+        )
+        self.name = nn.Linear(sum(WIDTHS), classes)
+        self.harm = nn.Linear(sum(WIDTHS), len(HARMS))
+        self.register_buffer("centre", torch.zeros(sum(WIDTHS)))
+        self.register_buffer("project", torch.zeros(sum(WIDTHS), FEATURES))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return class logits (B, K) and harms (B, 4) of images (B, C, H, W) in [-1, 1]."""
+        h = self._pooled(images)
+        return self.name(h), self.harm(h)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return features (B, 64), whitened by the real classes' spread and of bounded length."""
+        f = (self._pooled(images) - self.centre) @ self.project
+        # one odd image must not outweigh a thousand in KID's cubes
+        return f * torch.rsqrt(1 + f.square().mean(dim=1, keepdim=True))
+
+    def measure(self, pooled: list[Tensor]) -> None:
+        """Set what `features` whitens by, from the averages (n, 224) of each real class."""
+        means = torch.stack([x.mean(dim=0) for x in pooled])
+        inner = torch.stack([(x - x.mean(dim=0)).T @ (x - x.mean(dim=0)) / len(x) for x in pooled])
+        value, vector = torch.linalg.eigh(inner.mean(dim=0).double())
+        value, vector = value[-FEATURES:], vector[:, -FEATURES:]
+        self.centre.copy_(means.mean(dim=0))
+        self.project.copy_(vector * torch.rsqrt(value + FLOOR * value.mean()))
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        x, found = F.pixel_unshuffle(x, 2), []
+        for k, conv in enumerate(self.convs):
+            x = F.silu(conv(F.avg_pool2d(x, 2) if k else x))
+            found.append(x.mean(dim=(2, 3)))
+        return torch.cat(found, dim=1)
+
+
+@stage(revision=1, everywhere=True, resumes=True)
+def extractor(out: Path, params: Mapping[str, Any], split: Path) -> None:
+    """Train the extractor on the real training images, every class as often.
+
+    It tells the class and how the image was harmed. `params`: seed. Writes extractor.safetensors and extractor.json.
+    """
+    train = Split.open(split).train()
+    with seeded(params["seed"], "extractor"):
+        model = Extractor(train.shape[0], len(train.classes))
+    labels, plan = train.labels, ExtractorPlan()
+    task = Task(
+        order=lambda step: balanced(labels, plan.batch, params["seed"], step),
+        fetch=lambda at: (train.images(at), labels[at]),
+        loss=_loss,
+        label="extractor",
+    )
+    model, history = fit(model, plan, task, out=out, seed=params["seed"], precision="fp32")
+    ranks.on_main(lambda: _save(out, model, train, history))
+
+
+def load_extractor(folder: Path) -> Extractor:
+    """Return the frozen extractor of a folder that the stage wrote."""
+    said = json.loads((folder / "extractor.json").read_text())
+    model = Extractor(said["channels"], said["classes"])
+    model.load_state_dict(load_file(folder / "extractor.safetensors"))
+    return model.to(devices.device()).eval()
+
+
+def features(model: Extractor, images: np.ndarray) -> Tensor:
+    """Return features float32 (N, 64), on the CPU, of images uint8 (N, C, H, W)."""
+    return _blocks(model, model.features, images)
+
+
+@torch.no_grad()
+def _blocks(model: Extractor, see: Callable[[Tensor], Tensor], images: np.ndarray) -> Tensor:
+    device = next(model.parameters()).device
+    found = [
+        see(to_float(torch.from_numpy(images[at]).to(device))).cpu()
+        for at in batches(len(images), BLOCK)
+    ]
+    return torch.cat(found)
+
+
+def balanced(labels: np.ndarray, batch: int, seed: int, step: int) -> np.ndarray:
+    """Return the positions (batch,) of a step: classes alike, with replacement."""
+    rng = draws.rng(seed, "balanced", step)
+    rows = [np.flatnonzero(labels == k) for k in np.unique(labels)]
+    which = rng.integers(len(rows), size=batch)
+    return np.array([rng.choice(rows[k]) for k in which])
+
+
+def harm(x: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+    """Return images (B, C, H, W) blurred, noisy, flat or shifted, and by how much (B, 4) in 0 .. 1.
+
+    Half of them keep their sharpness and half stay without added noise.
+    """
+    much = draws.uniform(seeds, (len(HARMS),), "harm")
+    much[:, :2] = (2 * much[:, :2] - 1).clamp(min=0)
+    blur, noise, contrast, level = much[:, :, None, None, None].unbind(1)
+    x = x + blur * (_smooth(x) - x)
+    mean = x.mean(dim=(2, 3), keepdim=True)
+    x = mean + (x - mean) * (0.75 + 0.5 * contrast) + 0.2 * (level - 0.5)
+    return x + 0.1 * noise * draws.normal(seeds, x.shape[1:], "harm noise"), much
+
+
+def _smooth(x: Tensor) -> Tensor:
+    row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=x.device) / 16
+    kernel = torch.outer(row, row).expand(x.shape[1], 1, 5, 5)
+    return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), kernel, groups=x.shape[1])
+
+
+def _loss(model: nn.Module, x: Tensor, y: Tensor, seeds: Tensor, *, part: str) -> Tensor:
+    harmed, much = harm(turn(x, draws.integers(seeds, (), 8, "extractor turn")), seeds)
+    name, found = model(harmed)
+    return F.cross_entropy(name, y) + F.mse_loss(found, much) / much.var()
+
+
+def _save(out: Path, model: Any, train: ParticleSet, history: list[dict[str, Any]]) -> None:
+    seen = [train.of(name).images(slice(MEASURED)) for name in train.classes]
+    model.measure([_blocks(model, model._pooled, images) for images in seen if len(images)])
+    path = out / "extractor.safetensors"
+    checkpoint.save_tensors(path, model.state_dict())
+    said = {"channels": train.shape[0], "classes": len(train.classes), "digest": file_digest(path)}
+    write_json(out / "extractor.json", {**said, "history": history})
+    checkpoint.clear(out)

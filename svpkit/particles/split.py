@@ -1,0 +1,172 @@
+"""Train, validation and test: grouped, stratified, and the test set locked."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svpkit.errors import SvpkitError, unknown
+from svpkit.particles.division import Division, divide, groups_of
+from svpkit.particles.duplicates import exact_pairs, near_pairs
+from svpkit.particles.particleset import ParticleSet
+
+MIN_VAL = 30
+_LISTED = 200
+
+
+def split(out: Path, params: Mapping[str, Any], data: Path, test: Path | None = None) -> None:
+    """Write which particles train, choose and test: `{train,val,test}.npy` and `split.json`.
+
+    The arrays are int64 positions in `data` (test: in `test`, where it is a set of its own).
+    `params`: seed; group (a column or None); val (a share or counts per class); test (None, a share
+    or {"group": names}); train (None or counts per class that cap the real images); min_val.
+    Raises SvpkitError for drawn particles, counts that are not there, unknown classes or groups,
+    and one picture in two sets.
+    """
+    particles = ParticleSet.open(data)
+    other = None if test is None else _own_test(ParticleSet.open(test), particles)
+    for each in (particles, other) if other else (particles,):
+        _refuse_drawn(each)
+    parts = divide(particles, params if other is None else {**params, "test": None})
+    if other is not None:
+        parts.test = np.flatnonzero(other.labels >= 0)
+    sets = {
+        "train": particles.take(parts.train),
+        "val": particles.take(parts.val),
+        "test": (other or particles).take(parts.test),
+    }
+    _refuse_copies(sets)
+    for name in sets:
+        np.save(out / f"{name}.npy", getattr(parts, name).astype(np.int64), allow_pickle=False)
+    record = {"data": data.name, "test": None if test is None else test.name}
+    record |= _record(sets, parts, params, separate=test is not None)
+    (out / "split.json").write_text(json.dumps(record, indent=1, allow_nan=False))
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split on disk: its folder and what `split.json` says; the test set stays shut in it."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "Split":
+        """Open a split; raises SvpkitError where the folder holds none."""
+        folder = Path(folder)
+        try:
+            return cls(folder, json.loads((folder / "split.json").read_text()))
+        except (OSError, ValueError) as error:
+            raise SvpkitError(f"{folder}: no split here ({error})") from None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The label order of all three sets."""
+        return tuple(self.record["classes"])
+
+    @property
+    def choose_on_val(self) -> bool:
+        """False when a class has too few validation images to choose anything on."""
+        return self.record["choose_on_val"]
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """The number of particles by set and class; the test set's too, without opening it."""
+        return {name: each["counts"] for name, each in self.record["sets"].items()}
+
+    def train(self) -> ParticleSet:
+        """Return the particles to learn from."""
+        return self._taken("train", self.record["data"])
+
+    def val(self) -> ParticleSet:
+        """Return the particles to choose on."""
+        return self._taken("val", self.record["data"])
+
+    def test(self) -> ParticleSet:
+        """Return the locked test set, for `score` alone.
+
+        Raises SvpkitError when it is not the one that was locked.
+        """
+        found = self._taken("test", self.record["test"] or self.record["data"])
+        if found.digest != self.record["sets"]["test"]["digest"]:
+            raise SvpkitError(f"{self.folder}: the test set is not the one that was locked here")
+        return found
+
+    def _taken(self, name: str, artifact: str) -> ParticleSet:
+        positions = np.load(self.folder / f"{name}.npy", allow_pickle=False)
+        # beside the split in the store, or one above while it is still partial
+        places = [up / artifact for up in (self.folder.parent, self.folder.parent.parent)]
+        place = next((p for p in places if p.is_dir()), places[0])
+        return ParticleSet.open(place).with_classes(self.classes).take(positions)
+
+
+def _own_test(test: ParticleSet, data: ParticleSet) -> ParticleSet:
+    if test.shape != data.shape:
+        raise SvpkitError(f"data.test: images are {test.shape}, the data's are {data.shape}")
+    for name in test.table["label"].astype(str).unique():
+        if name and name not in data.classes:
+            raise unknown("data.test: class", name, data.classes)
+    return test.with_classes(data.classes)
+
+
+def _refuse_drawn(particles: ParticleSet) -> None:
+    drawn = particles.table.loc[particles.table["origin"] == "synthetic", "id"]
+    if len(drawn):
+        raise SvpkitError(
+            f"data: {len(drawn)} drawn (synthetic) particles, such as '{drawn.iloc[0]}': "
+            f"they may never stand in train, val or test"
+        )
+
+
+def _refuse_copies(sets: Mapping[str, ParticleSet]) -> None:
+    for a, b in combinations(sets, 2):
+        pairs = exact_pairs(sets[a], sets[b])
+        if pairs:
+            named = ", ".join(f"'{x}' = '{y}'" for x, y in pairs)
+            raise SvpkitError(f"data: the same picture stands in {a} and {b}: {named}; remove one")
+
+
+def _record(
+    sets: Mapping[str, ParticleSet], parts: Division, params: Mapping[str, Any], *, separate: bool
+) -> dict[str, Any]:
+    lowest = min(sets["val"].counts.values(), default=0)
+    min_val = params.get("min_val", MIN_VAL)
+    return {
+        "classes": list(sets["train"].classes),
+        "seed": params["seed"],
+        "separate_test": separate,
+        "choose_on_val": lowest >= min_val,
+        "min_val": min_val,
+        "sets": {name: _described(each, params.get("group")) for name, each in sets.items()},
+        "near_duplicates": _near(sets),
+        "notes": parts.notes,
+    }
+
+
+def _described(particles: ParticleSet, column: str | None) -> dict[str, Any]:
+    names = sorted(set(groups_of(particles, column).tolist()) - {""})
+    return {
+        "n": len(particles),
+        "counts": particles.counts,
+        "digest": particles.digest,
+        "n_groups": len(names),
+        "groups": names[:_LISTED],
+    }
+
+
+def _near(sets: Mapping[str, ParticleSet]) -> dict[str, Any]:
+    pairs, unsearched = [], 0
+    for a, b in combinations(sets, 2):
+        found = near_pairs(sets[a], sets[b])
+        unsearched += found.unsearched
+        ids = (sets[s].table["id"].to_numpy()[p] for s, p in ((a, found.first), (b, found.second)))
+        pairs += [
+            {"sets": [a, b], "ids": [str(x), str(y)], "correlation": round(float(r), 4)}
+            for x, y, r in zip(*ids, found.correlation, strict=True)
+        ]
+    pairs.sort(key=lambda pair: -pair["correlation"])
+    return {"n": len(pairs), "unsearched": unsearched, "pairs": pairs[:_LISTED]}

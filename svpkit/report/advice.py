@@ -1,0 +1,168 @@
+"""What to be careful about in a run's figures, how sure they are, and what to do next."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from svpkit.report.numbers import listed, number, plain, value
+from svpkit.report.words import Values, blind, closeness, rare, strongest, verdict
+
+if TYPE_CHECKING:
+    from svpkit.report.html import Story
+
+FEW = 30
+"""Below this many images or false positives, a figure rests on too little."""
+
+SIMULATED = (
+    "SIMULATED: these particles were computed by the optics simulator, none was photographed. "
+    "The figures show how the method behaves; they are no evidence for a real product."
+)
+
+
+def is_simulated(recipe: Values, origins: tuple[str, ...] = ()) -> bool:
+    """Tell whether the scores stand on simulated particles (by origin, or by the reader's name)."""
+    data = recipe.get("data") or {}
+    test = data.get("test")
+    readers = {data.get("reader"), test.get("reader") if isinstance(test, Mapping) else None}
+    return "simulated" in origins or "simulated" in readers
+
+
+def own_arm(arms: Mapping[str, Values]) -> Values:
+    """Return the first arm, the recipe's own; empty where there is none."""
+    return next(iter(arms.values()), {})
+
+
+def warnings(story: "Story") -> list[str]:
+    """Return what a reader must know before trusting the figures, the gravest first."""
+    found = [
+        *(f"{plain(name)}: {said}" for name, said in _blind_arms(story.arms).items()),
+        *_few_validation(story.sets.get("val") or {}, story.split),
+        *_few_false_positives(own_arm(story.arms).get("metrics") or {}),
+        *_one_group(story.split),
+        *_copies(story.fidelity),
+        *_near(story.split),
+        *_quarantined(story.quarantined),
+        *(story.split.get("notes") or []),
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _blind_arms(arms: Mapping[str, Values]) -> dict[str, str]:
+    said = {name: blind(arm.get("metrics") or {}) for name, arm in arms.items()}
+    return {name: text for name, text in said.items() if text}
+
+
+def _few_validation(counts: Mapping[str, int], split: Values) -> list[str]:
+    few = [f"{n} of {plain(name)}" for name, n in counts.items() if n < FEW]
+    if not few:
+        return []
+    chosen = "" if split.get("choose_on_val") else ": nothing was chosen on them"
+    return [f"Few validation images ({listed(few)}; at least {FEW} a class are wanted){chosen}."]
+
+
+def _few_false_positives(metrics: Values) -> list[str]:
+    few = {
+        name: row.get("false_positives")
+        for name, row in (metrics.get("per_class") or {}).items()
+        if row.get("few_false_positives")
+    }
+    if not few:
+        return []
+    counts = listed(f"{number(n, 0)} for {plain(name)}" for name, n in few.items())
+    return [f"Precision rests on fewer than {FEW} false positives: {counts}."]
+
+
+def groups_in(split: Values, name: str) -> int | None:
+    """Return the number of groups (runs, samples) in a set, as split.json says; None if unknown."""
+    return ((split.get("sets") or {}).get(name) or {}).get("n_groups")
+
+
+def one_group(split: Values) -> bool:
+    """Tell whether all test particles come from one group (one run, one sample)."""
+    return groups_in(split, "test") == 1
+
+
+def _one_group(split: Values) -> list[str]:
+    said = "The test set is one group: every interval holds within this run only."
+    return [said] if one_group(split) else []
+
+
+def _copies(fidelity: Mapping[str, Values]) -> list[str]:
+    return [
+        f"{100 * rate:.1f} % of the drawn {plain(name)} are near copies of training images."
+        for name, row in fidelity.items()
+        if (rate := value(row.get("copy_rate"))) is not None and rate > 0.01
+    ]
+
+
+def _near(split: Values) -> list[str]:
+    n = (split.get("near_duplicates") or {}).get("n", 0)
+    return [f"{n:,} near-identical pairs of images lie across the sets."] if n else []
+
+
+def _quarantined(n: int) -> list[str]:
+    return [f"{n:,} unreadable images were set aside."] if n else []
+
+
+def sureness(story: "Story") -> str:
+    """Say what the intervals cover, and what they do not."""
+    counts = story.sets.get("test") or {}
+    tested = listed(f"{n:,} {plain(name)}" for name, n in counts.items())
+    where = "within this run only" if one_group(story.split) else "on particles like these"
+    total = sum(counts.values())
+    return (
+        f"Intervals are 95\u00a0%, over the draw of {total:,} test particles ({tested}), "
+        f"and hold {where}. They do not cover the luck of one training run: "
+        "other seeds may move the figures as much."
+    )
+
+
+def next_steps(story: "Story") -> list[str]:
+    """Return what to do next, the most useful first; at most four."""
+    steps = [*_about_arms(story), *_about_drawn(story.fidelity), *_about_data(story)]
+    return (steps or ["Repeat with other seeds before relying on the figures."])[:4]
+
+
+def _about_arms(story: "Story") -> list[str]:
+    said = [f"Do not use {plain(n)} for counting as it stands." for n in _blind_arms(story.arms)]
+    found = verdict(story.arms, story.differences)
+    if found.kind == "helped":
+        said.append("Repeat with other seeds, and on another run, before relying on the gain.")
+    elif found.kind == "hurt":
+        base = plain(strongest(story.arms))
+        said.append(f"Use {base} on this data, until it is known why the recipe falls behind.")
+    elif found.kind == "unclear":
+        few = rare(story.sets.get("test") or {}) or list(story.sets.get("test") or {})
+        said.append(
+            f"Test with more {listed(few)}: four times as many halve the interval. "
+            "And repeat with other seeds."
+        )
+    return said
+
+
+def _about_drawn(fidelity: Mapping[str, Values]) -> list[str]:
+    far = [name for name, row in fidelity.items() if closeness(row) == "far"]
+    if not far:
+        return []
+    return [f"Train the generator longer: drawn {listed(far)} can still be told from real ones."]
+
+
+def _about_data(story: "Story") -> list[str]:
+    steps = []
+    few = [name for name, n in (story.sets.get("val") or {}).items() if n < FEW]
+    if few:
+        steps.append(f"Label at least {FEW} images of {listed(few)} for validation.")
+    if one_group(story.split):
+        steps.append("Hold out a second run as the test set.")
+    if story.errors:
+        steps.append("Look through the worst errors: some may be wrong labels.")
+    return steps
+
+
+def warned(story: "Story") -> dict[str, Any]:
+    """Return what the first screen and the model card both say: simulated, warnings, next."""
+    return {
+        "simulated": SIMULATED if is_simulated(story.recipe, story.origins) else "",
+        "warnings": warnings(story),
+        "sure": sureness(story),
+        "next": next_steps(story),
+    }

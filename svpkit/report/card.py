@@ -1,0 +1,143 @@
+"""The model card that travels with a trained classifier: Markdown, made from the run's figures."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from svpkit.report.advice import own_arm, warned
+from svpkit.report.html import METRICS, Story
+from svpkit.report.numbers import interval, listed, number, plain, signed
+from svpkit.report.words import fidelity_sentence, verdict
+
+_USE = """\
+To name single particles in images of the same instrument, settings and kinds as the training set.
+To compare ways of meeting class imbalance. The classifier is fixed and deterministic: drawn
+particles take part in training alone, never in validation, test or prediction."""
+
+_LIMITS = (
+    "It knows only the classes above: any other particle is given one of their names.",
+    "Another instrument, magnification, product or lot may move every figure: test there first.",
+    "Class counts characterise a sample. They are not a compendial test and decide no release.",
+    "Precision depends on the mixture: read it at the prevalence of your sample.",
+    "It supports a regulated record but does not make one: identity, signature and access control "
+    "belong to the system around it.",
+)
+
+
+def model_card(story: Story) -> str:
+    """Return the model card of the recipe's own arm as Markdown."""
+    said = warned(story)
+    name = next(iter(story.arms), "model")
+    parts = [
+        f"# Model card: {_text(story.recipe.get('name', 'run'))}, {_text(name)}",
+        f"> **{said['simulated']}**" if said["simulated"] else "",
+        "## Model\n\n" + _model(story),
+        "## Intended use\n\n" + _USE,
+        "## Data\n\n" + _data(story),
+        "## Performance on the test set\n\n" + _performance(story) + "\n\n" + _text(said["sure"]),
+        _prevalence(story),
+        "## Beside its baselines\n\n" + _baselines(story),
+        _drawn(story),
+        "## Limits\n\n" + _points([*said["warnings"], *_LIMITS]),
+        "## Provenance\n\n" + _provenance(story.run),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _text(each: Any) -> str:
+    """Write text so that Markdown, or HTML within it, is shown and not obeyed."""
+    text = plain(each).replace("\n", " ").replace("&", "&amp;").replace("<", "&lt;")
+    return "".join(f"\\{c}" if c in "\\`*[]|" else c for c in text)
+
+
+def _points(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {_text(line)}" for line in lines)
+
+
+def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_text(cell) for cell in line) + " |" for line in lines)
+
+
+def _model(story: Story) -> str:
+    classifier = story.recipe.get("classifier") or {}
+    options = ", ".join(f"{k} = {v}" for k, v in (classifier.get("options") or {}).items())
+    own = own_arm(story.arms)
+    met = listed(own.get("strategies") or ["none"])
+    seen = own.get("images")
+    lines = [
+        f"Classifier: {classifier.get('plugin', 'not stated')} ({options or 'default options'}).",
+        f"Classes: {listed(story.sets.get('train') or {})}.",
+        f"Imbalance met with: {met}.",
+        f"Images seen in training: {seen:,}." if isinstance(seen, int) else "",
+    ]
+    return _points(line for line in lines if line)
+
+
+def _data(story: Story) -> str:
+    classes = story.sets.get("train") or {}
+    names = {"train": "training", "val": "validation", "test": "test"}
+    head = ["class", *(names.get(s, s) for s in story.sets)]
+    rows = [[c, *(f"{each.get(c, 0):,}" for each in story.sets.values())] for c in classes]
+    reader = (story.recipe.get("data") or {}).get("reader", "not stated")
+    return f"Reader: {_text(reader)}. Particles by set:\n\n{_rows(head, rows)}"
+
+
+def _performance(story: Story) -> str:
+    metrics = own_arm(story.arms).get("metrics") or {}
+    macro = [[label, interval(metrics.get(key))] for key, label in METRICS.items()]
+    return (
+        _rows(["metric", "value (95 % interval)"], macro)
+        + "\n\n"
+        + _class_rows(metrics, metrics.get("per_class") or {})
+    )
+
+
+def _class_rows(metrics: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
+    head = ["class", "AUPRC", "precision", "recall", "particles", "false positives, raw"]
+    rows = [
+        [
+            name,
+            *(interval(row.get(key)) for key in ("auprc", "precision", "recall")),
+            number(raw.get(name, {}).get("n"), 0),
+            number(raw.get(name, {}).get("false_positives"), 0),
+        ]
+        for name, row in (metrics.get("per_class") or {}).items()
+    ]
+    return _rows(head, rows)
+
+
+def _prevalence(story: Story) -> str:
+    metrics = own_arm(story.arms).get("metrics") or {}
+    here = metrics.get("at_prevalence")
+    if not here:
+        return ""
+    stated = (story.recipe.get("evaluate") or {}).get("prevalence") or {}
+    mixture = " : ".join(f"{share:g} {_text(name)}" for name, share in stated.items())
+    table = _class_rows(here, metrics.get("per_class") or {})
+    return f"## At the stated prevalence ({mixture or 'see the recipe'})\n\n{table}"
+
+
+def _baselines(story: Story) -> str:
+    found = verdict(story.arms, story.differences)
+    rows = [
+        [
+            name,
+            *(interval((arm.get("metrics") or {}).get(key)) for key in list(METRICS)[:3]),
+            signed((story.differences.get(name) or {}).get("macro_auprc")),
+        ]
+        for name, arm in story.arms.items()
+    ]
+    head = ["arm", *list(METRICS.values())[:3], "own arm minus this, macro AUPRC"]
+    return f"{_text(found.sentence)}\n\n{_rows(head, rows)}"
+
+
+def _drawn(story: Story) -> str:
+    if not story.fidelity:
+        return ""
+    lines = [fidelity_sentence(name, row) for name, row in story.fidelity.items()]
+    return f"## Drawn particles\n\n{_points(lines)}"
+
+
+def _provenance(run: Mapping[str, Any]) -> str:
+    wanted = ("commit", "device", "seeds", "data", "versions")
+    return _points(f"{key}: {run[key]}" for key in wanted if run.get(key)) or "See run.json."

@@ -1,0 +1,33 @@
+"""The table that ends a run in the terminal: arms, their scores with intervals, the difference."""
+
+from rich.markup import escape
+from rich.table import Table
+
+from svpkit.report.advice import is_simulated
+from svpkit.report.html import METRICS, Story
+from svpkit.report.numbers import bounds, interval, plain, signed
+from svpkit.report.words import verdict
+
+_SHOWN = ("macro_auprc", "macro_precision", "macro_recall")
+
+
+def summary_table(story: Story) -> Table:
+    """Return arms by macro AUPRC, precision and recall with 95 % intervals, own arm first.
+
+    The last column is the recipe's own arm minus that baseline in macro AUPRC, paired.
+    """
+    tag = " (SIMULATED particles)" if is_simulated(story.recipe, story.origins) else ""
+    name = escape(str(story.recipe.get("name", "run")))
+    found = escape(verdict(story.arms, story.differences).headline)
+    table = Table(title=f"{name}, test set{tag}", caption=found)
+    table.add_column("arm")
+    for key in _SHOWN:
+        table.add_column(METRICS[key].replace(" (average precision)", "\n(average precision)"))
+    table.add_column("own arm minus this,\nmacro AUPRC")
+    for i, (arm, each) in enumerate(story.arms.items()):
+        metrics = each.get("metrics") or {}
+        gap = (story.differences.get(arm) or {}).get("macro_auprc")
+        last = f"{signed(gap)} ({bounds(gap)})" if gap else ""
+        scores = [interval(metrics.get(key)) for key in _SHOWN]
+        table.add_row(escape(plain(arm)), *scores, last, style="bold" if i == 0 else "")
+    return table

@@ -1,0 +1,424 @@
+"""The report, the model card and the table: what they say, and that they open anywhere."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html import escape, unescape
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from svpkit.report import Story, model_card, summary_table, write_report
+from svpkit.report.advice import next_steps, warnings
+from svpkit.report.figures import grey_range, png, span
+from svpkit.report.html import SECTIONS, render
+from svpkit.report.numbers import bounds, duration, interval, listed, number, signed
+from svpkit.report.words import asked, blind, closeness, fidelity_sentence, rare, verdict
+
+CLASSES = ("protein", "silicone_oil", "air_bubble")
+HOSTILE = "<script>alert('x')</script>"
+
+
+def around(value, width=0.01):
+    return {"value": value, "low": value - width, "high": value + width}
+
+
+def scores(auprc, precision=0.95, recall=0.9, classes=CLASSES, **more):
+    """An evaluation as the statistics give it."""
+    row = {
+        **{"precision": around(precision), "recall": around(recall), "auprc": around(auprc)},
+        **{"f1": around(0.9), "n": 100, "predicted": 98},
+        **{"false_positives": 40, "few_false_positives": False},
+    }
+    grid = np.linspace(0.01, 1, 50)
+    curve = {"recall": grid, "precision": 1 - 0.3 * grid**4}
+    curve |= {"low": curve["precision"] - 0.05, "high": curve["precision"] + 0.05}
+    found = {
+        "n": dict.fromkeys(classes, 100),
+        "macro_auprc": around(auprc),
+        "macro_precision": around(precision),
+        "macro_recall": around(recall),
+        "macro_f1": around(0.9),
+        "accuracy": around(0.95),
+        "per_class": {name: dict(row) for name in classes},
+        "confusion": [[90, 5, 5], [4, 91, 5], [3, 3, 94]],
+        "notes": [],
+    }
+    return found | {
+        "curves": {name: {k: v.tolist() for k, v in curve.items()} for name in classes},
+        "at_prevalence": {k: v for k, v in found.items() if k not in ("confusion", "notes")},
+        "by_size": {"< 5": found, "5-10": None, ">= 10": {}},
+        **more,
+    }
+
+
+def arm(auprc, strategies, **more):
+    history = [{"images": i * 100, "loss": 1 / i, "lr": 1e-3} for i in range(1, 20)]
+    history += [{"images": i * 500, "val": {"macro_auprc": 0.5 + i / 10}} for i in range(1, 4)]
+    return {
+        **{"metrics": scores(auprc, **more), "val": None, "history": history},
+        **{"strategies": strategies, "seconds": 61.5, "images": 2000},
+    }
+
+
+@pytest.fixture
+def story():
+    """A run of three classes: drawing against none, on images that are not simulated."""
+    rng = np.random.default_rng(np.random.Philox(1))
+    pictures = rng.integers(0, 256, (6, 1, 16, 16), dtype=np.uint8)
+    gallery = {name: {"real": pictures, "drawn": pictures[:4]} for name in CLASSES}
+    gallery["protein"] = {"real": pictures, "drawn": None}
+    wrong = {"image": pictures[0], "label": "protein", "predicted": "air_bubble"}
+    row = {"kid": around(0.159), "kid_floor": around(0.002, 0.001), "kid_ceiling": around(0.6)}
+    return Story(
+        recipe={
+            "name": "tiny",
+            "data": {"reader": "folder"},
+            "balance": {"strategies": ["synthetic"]},
+            "evaluate": {"prevalence": {"protein": 1000, "silicone_oil": 1, "air_bubble": 1}},
+        },
+        run={"commit": "abc123", "seconds": 12.5, "versions": {"svpkit": "0.1.0"}, "seeds": [0]},
+        sets={
+            "train": {"protein": 5000, "silicone_oil": 50, "air_bubble": 50},
+            "val": dict.fromkeys(CLASSES, 100),
+            "test": dict.fromkeys(CLASSES, 100),
+        },
+        arms={"synthetic": arm(0.92, ["synthetic"]), "real_only": arm(0.90, ["none"])},
+        split={"choose_on_val": True, "sets": {"test": {"n_groups": 12}}},
+        differences={"real_only": {"macro_auprc": around(0.02) | {"p": 0.01}}},
+        generators={"silicone_oil": {"history": [{"images": 1, "loss": 0.5}], "seconds": 3}},
+        fidelity={"silicone_oil": row | {"copy_rate": 0.0, "n_drawn": 100}},
+        gallery=gallery,
+        errors=[{**wrong, "probability": 0.97, "id": "p-1", "ecd_um": None}],
+        stages=[{"stage": "ingest", "label": "ingest", "seconds": 2.0, "cached": True, "key": "k"}],
+    )
+
+
+# Numbers and sentences
+
+
+def test_numbers_read_as_people_write_them():
+    assert number(0.9123) == "0.912"
+    assert number(None) == number(float("nan")) == number({"value": None}) == "–"
+    assert number(-0.25) == "−0.250"
+    assert number(0.00004) == "4e−05"
+    assert number(12345, 0) == "12,345"
+    assert signed(0.02) == "+0.020"
+    assert interval(around(0.9)) == "0.900 (0.890–0.910)"
+    assert bounds(around(0.0)) == "−0.010 to 0.010"
+    assert bounds({"value": 1.0, "low": None, "high": 1.0}) == ""
+    assert listed(["a_b", "c", "d"]) == "a b, c and d"
+    assert listed([]) == ""
+    assert [duration(s) for s in (0.42, 12.2, 59.8, 200, 7500, None)] == [
+        *("0.4 s", "12 s", "1 min 00 s", "3 min 20 s", "2 h 05 min", "–"),
+    ]
+
+
+def two_arms(gap, own=("synthetic",), base=("none",)):
+    arms = {"own": arm(0.90, list(own)), "base": arm(0.88, list(base))}
+    return verdict(arms, {"base": {"macro_auprc": gap}} if gap else {})
+
+
+def test_verdict_follows_the_paired_interval():
+    helped = two_arms(around(0.02, 0.01))
+    assert (helped.kind, helped.headline) == ("helped", "Adding drawn particles helped")
+    assert "+0.020" in helped.sentence and "excludes zero" in helped.sentence
+    assert two_arms(around(-0.02, 0.01)).headline == "Adding drawn particles did worse than base"
+    unclear = two_arms(around(0.01, 0.02))
+    assert unclear.kind == "unclear" and "holds zero" in unclear.sentence
+    assert two_arms(None).kind == "unpaired"
+    assert verdict({"own": arm(0.9, ["none"])}, {}).kind == "alone"
+
+
+def test_verdict_names_what_else_the_arms_differ_in():
+    assert "differ in augment" in two_arms(around(0.02), own=("synthetic", "augment")).sentence
+    fair = two_arms(around(0.02), own=("synthetic", "augment"), base=("oversample", "augment"))
+    assert "differ in" not in fair.sentence
+    assert two_arms(around(0.02), own=("class_weights",)).headline == "Class weights helped"
+
+
+def test_verdict_takes_the_strongest_baseline():
+    arms = {"own": arm(0.90, []), "weak": arm(0.5, []), "strong": arm(0.95, [])}
+    gaps = {"weak": around(0.4), "strong": around(-0.05)}
+    found = verdict(arms, {name: {"macro_auprc": gap} for name, gap in gaps.items()})
+    assert found.kind == "hurt" and "Against weak it is +0.400" in found.sentence
+
+
+def fidelity(kid, floor=0.002, ceiling=0.6, width=0.005):
+    top = None if ceiling is None else around(ceiling)
+    return {"kid": around(kid, width), "kid_floor": around(floor, 0.001), "kid_ceiling": top}
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        (fidelity(0.159), "far"),
+        (fidelity(0.02), "close"),
+        (fidelity(0.02, ceiling=None), "far"),
+        (fidelity(0.006), "near"),
+        ({"kid": None}, "unknown"),
+    ],
+)
+def test_drawn_particles_are_called_near_close_or_far(row, kind):
+    assert closeness(row) == kind
+
+
+def test_fidelity_sentence_gives_the_figures_it_rests_on():
+    said = fidelity_sentence("silicone_oil", fidelity(0.159))
+    assert "still far from real" in said and "0.159" in said and "0.600 for noise" in said
+    assert fidelity_sentence("x", {"words": "Their own."}) == "Their own."
+
+
+def test_a_blind_classifier_is_named_whatever_its_macro_precision():
+    seeing = scores(0.9)
+    assert blind(seeing) is None
+    nothing = scores(0.5, precision=0.98, recall=0.34)
+    nothing["per_class"]["air_bubble"]["recall"] = around(0.01)
+    said = blind(nothing)
+    assert said and "air bubble" in said and "says nothing alone" in said
+    assert blind({}) is None
+
+
+def test_the_question_names_the_rare_classes():
+    counts = {"protein": 5000, "silicone_oil": 50, "air_bubble": 2600}
+    assert rare(counts) == ["silicone_oil"]
+    said = asked({"balance": {"strategies": ["synthetic", "augment"]}}, counts, ["own", "base"])
+    assert "50 silicone oil images beside 5,000 protein" in said and "synthetic and augment" in said
+
+
+def test_warnings_tell_of_thin_evidence(story):
+    assert warnings(story) == []
+    metrics = story.arms["synthetic"]["metrics"]
+    metrics["per_class"]["air_bubble"] |= {"false_positives": 7, "few_false_positives": True}
+    thin = replace(
+        story,
+        sets={**story.sets, "val": {"protein": 500, "silicone_oil": 12}},
+        split={
+            **{"choose_on_val": False, "near_duplicates": {"n": 4}, "notes": ["a note"]},
+            "sets": {"test": {"n_groups": 1}},
+        },
+        quarantined=3,
+        fidelity={"silicone_oil": {"copy_rate": 0.05}},
+    )
+    said = "\n".join(warnings(thin))
+    for part in (
+        *("12 of silicone oil", "nothing was chosen", "7 for air bubble", "within this run only"),
+        *("5.0 %", "4 near-identical", "3 unreadable", "a note"),
+    ):
+        assert part in said
+    assert "Hold out a second run as the test set." in next_steps(thin)
+
+
+# Pictures
+
+
+def test_pictures_keep_their_pixels_and_share_a_grey_range():
+    from io import BytesIO
+
+    from PIL import Image
+
+    image = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    back = Image.open(BytesIO(base64.b64decode(png(image).partition(",")[2])))
+    assert np.array_equal(np.asarray(back), image[0])
+    colour = np.stack([image[0], image[0][::-1], image[0].T])
+    back = Image.open(BytesIO(base64.b64decode(png(colour).partition(",")[2])))
+    assert np.array_equal(np.asarray(back), np.moveaxis(colour, 0, -1))
+    low, high = grey_range([image[None] // 4 + 100, None])
+    assert 100 <= low < 101 and 162 < high <= 163
+    assert grey_range([]) == (0.0, 255.0)
+
+
+def test_span_holds_everything_and_ticks_lie_inside():
+    axis = span([around(0.9), {"value": None}, 0.7], [0])
+    assert axis.low < 0 and axis.high > 0.91
+    assert all(axis.low <= t <= axis.high for t in axis.ticks)
+    assert axis.at(axis.low) == 0 and axis.at(axis.high) == 100 == axis.at(99)
+    assert span([]).high > span([0.5]).low
+
+
+# The page
+
+
+class Page(HTMLParser):
+    """Elements, references and text of a page; fails on tags closed out of order."""
+
+    VOID = frozenset({"meta", "link", "img", "br"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.links, self.ids, self.images = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.append(tag)
+        self.links += [found[k] for k in ("src", "href", "srcset", "action") if k in found]
+        self.ids += [found["id"]] if "id" in found else []
+        self.images += [found] if tag == "img" else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_asks_for_nothing(tmp_path, story):
+    path = write_report(tmp_path / "report.html", story)
+    text = path.read_text()
+    page = Page(text)
+    assert set(SECTIONS) <= set(page.ids) and len(page.ids) == len(set(page.ids))
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert "default-src 'none'" in text and "script" not in page.tags
+    assert "http:" not in text and "https:" not in text and "url(" not in text
+    assert all(image.get("alt") for image in page.images) and len(page.images) > 20
+    assert page.tags.count("table") == page.tags.count("caption")
+    assert render(story) == text and len(text) < 3_000_000
+    assert "SIMULATED" not in text
+
+
+def test_simulated_figures_say_so_everywhere(story):
+    simulated = replace(story, origins=("simulated",))
+    text = render(simulated)
+    assert all(re.search(rf'<h2 id="{name}-h">.*SIMULATED', text) for name in SECTIONS)
+    curves = re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", text)
+    assert curves and all("SIMULATED" in base64.b64decode(c).decode() for c in curves)
+    by_reader = replace(story, recipe={"name": "x", "data": {"reader": "simulated"}})
+    for each in (simulated, by_reader):
+        assert "no evidence for a real product" in render(each)
+        assert "no evidence for a real product" in model_card(each)
+        assert "SIMULATED" in terminal(each)
+
+
+def test_hostile_names_are_shown_and_not_obeyed(story):
+    names = (HOSTILE, "$x^2$", "=1+1|[a](b)")
+    metrics = scores(0.9, classes=names)
+    hostile = replace(
+        story,
+        recipe={**story.recipe, "name": HOSTILE},
+        sets={"train": dict.fromkeys(names, 5), "test": dict.fromkeys(names, 100)},
+        arms={HOSTILE: arm(0.9, [HOSTILE]) | {"metrics": metrics}, "_b": arm(0.8, [])},
+        gallery={HOSTILE: story.gallery["air_bubble"]},
+        fidelity={HOSTILE: fidelity(0.1)},
+        errors=[{**story.errors[0], "label": HOSTILE, "id": '" onload="alert(1)'}],
+        run={HOSTILE: HOSTILE, "versions": {HOSTILE: HOSTILE}},
+    )
+    page = Page(render(hostile))
+    assert "script" not in page.tags
+    assert not any("onload" in image for image in page.images)
+    assert "<script>" not in model_card(hostile)
+    terminal(hostile)
+
+
+def test_a_poor_story_still_makes_a_page(story):
+    poor = Story(recipe={}, run={}, sets={}, arms={})
+    assert set(SECTIONS) <= set(Page(render(poor)).ids)
+    empty = replace(story, arms={"own": {"metrics": {"macro_auprc": None}}}, differences={})
+    Page(render(empty))
+    model_card(poor), model_card(empty), terminal(empty)
+
+
+def terminal(story):
+    with (console := Console(width=140)).capture() as text:
+        console.print(summary_table(story))
+    return text.get()
+
+
+def test_the_table_sets_precision_beside_recall_and_auprc(story):
+    text = terminal(story)
+    for part in ("average precision", "Macro precision", "Macro recall", "0.920 (0.910–0.930)"):
+        assert part in text
+    assert "+0.020 (0.010–0.030)" in text
+
+
+def test_the_card_gives_data_use_limits_and_never_a_pass(story):
+    card = model_card(story)
+    for part in (
+        "Intended use",
+        "Limits",
+        "5,000",
+        "0.920 (0.910–0.930)",
+        "abc123",
+        "1000 protein",
+    ):
+        assert part in card
+    assert "pass" not in card.lower() and "usp" not in card.lower()
+
+
+# In a browser
+
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--disable-dev-shm-usage", "--enable-logging=stderr", "--v=0"),
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+)
+# The page stands untouched in a frame as wide as a phone or a desk; its frame looks into it.
+FRAME = """<!doctype html><iframe style="border:0;width:{width}px;height:2400px" srcdoc="{page}">
+</iframe><script>addEventListener('load', () => {{
+const inside = document.querySelector('iframe').contentDocument;
+inside.querySelectorAll('details').forEach(each => each.open = true);
+const images = [...inside.images];
+document.body.dataset.seen = JSON.stringify({{
+  width: inside.defaultView.innerWidth, scroll: inside.documentElement.scrollWidth,
+  images: images.length, blank: images.filter(i => !i.naturalWidth).length}});
+}})</script>"""
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    found = shutil.which("chromium")
+    if not found:
+        pytest.skip("no chromium here: apt-get install chromium")
+    return found
+
+
+def browse(chromium, page, folder, *flags):
+    """Open a page; return the DOM after loading and what the browser wrote."""
+    command = [chromium, *FLAGS, f"--user-data-dir={folder}", *flags, "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, done.stderr
+
+
+def asked_for(chromium, page, tmp_path):
+    """Return what the page requested, beside itself, and what the browser wrote.
+
+    The browser's own calls home have no page as their initiator.
+    """
+    log = tmp_path / f"{page.stem}.json"
+    _, wrote = browse(chromium, page, tmp_path / page.stem, f"--log-net-log={log}")
+    events = [e.get("params", {}) for e in json.loads(log.read_text())["events"]]
+    urls = {e["url"] for e in events if e.get("initiator", "not an origin") != "not an origin"}
+    return {url for url in urls if not url.startswith(("data:", page.as_uri()))}, wrote
+
+
+def test_chromium_finds_no_error_and_asks_the_network_for_nothing(tmp_path, story, chromium):
+    page = write_report(tmp_path / "report.html", story)
+    urls, wrote = asked_for(chromium, page, tmp_path)
+    assert urls == set() and "CONSOLE" not in wrote
+
+
+def test_the_browser_test_would_see_a_request_and_an_error(tmp_path, chromium):
+    page = tmp_path / "planted.html"
+    page.write_text("<img src='http://example.invalid/x.png'><script>console.error('x')</script>")
+    urls, wrote = asked_for(chromium, page, tmp_path)
+    assert urls == {"http://example.invalid/x.png"} and "CONSOLE" in wrote
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_chromium_shows_every_picture_and_nothing_spills(tmp_path, story, chromium, width):
+    text = render(replace(story, origins=("simulated",)))
+    page = tmp_path / "frame.html"
+    page.write_text(FRAME.format(width=width, page=escape(text)))
+    dom, _ = browse(chromium, page, tmp_path / "profile")
+    seen = json.loads(unescape(re.search(r'data-seen="([^"]*)"', dom)[1]))
+    assert seen["width"] == width
+    assert seen["scroll"] <= width
+    assert seen["images"] > 20 and seen["blank"] == 0
