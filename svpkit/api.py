@@ -142,7 +142,7 @@ def experiment(
 def execute(experiment: Experiment, *, runs: Path, store: Path, fresh: Sequence[str] = ()) -> Done:
     """Run an experiment and write its folder `runs/<name>/`."""
     from svpkit import ranks
-    from svpkit.checks import check_models
+    from svpkit.checks import check_models, checking
     from svpkit.pipeline import walk
     from svpkit.record import write_run
     from svpkit.report.table import summary_table
@@ -151,7 +151,7 @@ def execute(experiment: Experiment, *, runs: Path, store: Path, fresh: Sequence[
     check_models(experiment)
     kept = Store(store, fresh=tuple(fresh))
     try:
-        walked = walk(experiment, kept.get)
+        walked = walk(experiment, checking(experiment, kept.get))
     except SvpkitError as error:
         said = str(error)
         where = "" if said.startswith(experiment.where) else f"{experiment.where}: "

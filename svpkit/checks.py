@@ -1,8 +1,13 @@
-"""Models built once and looked at before anything runs, so that a bad option costs no data."""
+"""Checks before the long work: models are built once, classes compared to those of the data."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from svpkit.bind import Experiment
-from svpkit.errors import SvpkitError
+from svpkit.errors import SvpkitError, unknown
 from svpkit.hookspecs import ImageSpec
+from svpkit.pipeline import Get
+from svpkit.store import Artifact, Stage
 
 
 def check_models(experiment: Experiment) -> None:
@@ -26,3 +31,33 @@ def check_models(experiment: Experiment) -> None:
             check_sample_options(experiment.generator, spec, sample, "generator.sample")
     except SvpkitError as error:
         raise SvpkitError(f"{experiment.where}: {error}") from None
+
+
+def checking(experiment: Experiment, get: Get) -> Get:
+    """Return `get` with one check more: once data are split, the recipe's classes must be there."""
+
+    def checked(
+        function: Stage, params: Mapping[str, Any], *inputs: Artifact, label: str
+    ) -> Artifact:
+        artifact = get(function, params, *inputs, label=label)
+        if artifact.stage == "split":
+            from svpkit.particles.split import Split
+
+            check_classes(experiment, Split.open(artifact.path).classes)
+        return artifact
+
+    return checked
+
+
+def check_classes(experiment: Experiment, classes: Sequence[str]) -> None:
+    """Raise SvpkitError where the recipe names a class that the data do not have."""
+    recipe = experiment.recipe
+    named = {"generator.classes": recipe.generator.classes if recipe.generator else ()}
+    named["evaluate.prevalence"] = tuple(recipe.evaluate.prevalence or ())
+    for key, names in named.items():
+        for name in names:
+            if name not in classes:
+                raise unknown(key, name, classes)
+    missing = set(classes) - set(recipe.evaluate.prevalence or classes)
+    if missing:
+        raise SvpkitError(f"evaluate.prevalence.{min(missing)}: missing, every class needs one")

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,6 +13,7 @@ from svpkit.errors import unknown
 from svpkit.hookspecs import ImageSpec
 from svpkit.keep import artifacts
 from svpkit.pipeline import walk
+from svpkit.plugins import Use
 from svpkit.store import Artifact, Stage, Store, identity, read_record
 
 if TYPE_CHECKING:
@@ -51,15 +52,17 @@ def plan_table(experiment: Experiment, root: Path) -> "Table":
     table = Table(title=f"{experiment.recipe.name}: plan", caption_justify="left")
     for name in ("stage", "state", "images", "estimate"):
         table.add_column(name, justify="right" if name in ("images", "estimate") else "left")
-    rates = _Rates(experiment)
+    stages = plan(experiment, root)
+    rates = _Rates(experiment, _train_counts(experiment, stages))
     total = 0.0
-    for planned in plan(experiment, root):
-        images, seconds = (0, 0.0) if planned.artifact.made else rates.cost(planned)
+    for planned in stages:
+        made = planned.artifact.made
+        images, seconds = (0, 0.0) if made else rates.cost(planned)
         total += seconds
-        state = "made" if planned.artifact.made else reason(planned, root)
-        shown = f"{images:,}" if images else ""
+        state = "made" if made else reason(planned, root)
+        shown = "known after the split" if images is None else f"{images:,}" if images else ""
         table.add_row(planned.artifact.label, state, shown, _span(seconds) if seconds else "")
-    table.caption = f"about {_span(total)} on this machine ({rates.device})"
+    table.caption = f"about {_span(total)} on this machine ({rates.device}), by a short probe"
     if total > 6 * 3600:
         table.caption += "; recipes/quickstart.toml shows the same walk in minutes"
     return table
@@ -132,45 +135,41 @@ def _span(seconds: float) -> str:
 class _Rates:
     """Images a second of each kind of work, each measured once by a short probe."""
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, train: Mapping[str, int] | None) -> None:
         from svpkit import devices
 
-        self.experiment = experiment
+        self.experiment, self.train = experiment, train
         self.device = devices.describe()["name"]
         self._found: dict[str, float] = {}
 
-    def cost(self, planned: Planned) -> tuple[int, float]:
-        """Return the images that a stage works on and the seconds it may take."""
+    def cost(self, planned: Planned) -> tuple[int | None, float]:
+        """Return the images that a stage works on (None: not known yet) and its seconds."""
         stage, params = planned.artifact.stage, planned.params
         if stage == "ingest":
-            n = _asked(params["reader"].options)
+            n = sum(_asked(params["reader"]).values()) or _files(params["path"])
             return n, n / self._rate("read " + params["reader"].plugin.name, params)
-        if stage == "generator":
+        if stage in ("generator", "classifier"):
             n = params["train"].images
-            return n, n / self._rate("generator", params)
-        if stage == "classifier":
-            n = params["train"].images
-            return n, n / self._rate("classifier", params)
+            return n, n / self._rate(stage, params)
         if stage == "synthetic":
             n = self._draws(params)
-            return n, n / self._rate("synthetic", params)
+            return n, n / self._rate(stage, params) if n else 0.0
         return 0, 0.0
 
-    def _draws(self, params: Mapping[str, Any]) -> int:
-        options = self.experiment.reader.options
-        kinds = self.experiment.reader.hosted.get("particle_types", {})
-        counts = {k: v for k, v in options.items() if k in kinds}
-        if not counts:
-            return 0
-        draws = params["rule"]().draws(counts)
+    def _draws(self, params: Mapping[str, Any]) -> int | None:
+        if self.train is None:
+            return None
+        draws = params["rule"]().draws(self.train)
         return sum(draws.get(name, 0) for name in params["classes"])
 
     def _rate(self, work: str, params: Mapping[str, Any]) -> float:
         if work not in self._found:
-            probe = {"generator": self._training, "classifier": self._training}
-            self._found[work] = probe.get(
-                work, self._drawing if work == "synthetic" else self._reading
-            )(work, params)
+            probes = {
+                "generator": self._training,
+                "classifier": self._training,
+                "synthetic": self._drawing,
+            }
+            self._found[work] = probes.get(work, self._reading)(work, params)
         return self._found[work]
 
     def _reading(self, work: str, params: Mapping[str, Any]) -> float:
@@ -195,10 +194,24 @@ class _Rates:
         return ImageSpec(data.channels, data.size, tuple(classes))
 
 
-def _asked(options: Mapping[str, Any]) -> int:
-    skip = ("seed", "start", "pixels", "binning")
-    return sum(
-        v
-        for k, v in options.items()
-        if isinstance(v, int) and not isinstance(v, bool) and k not in skip
-    )
+def _asked(reader: Use) -> dict[str, int]:
+    kinds = reader.hosted.get("particle_types", {})
+    return {name: n for name, n in reader.options.items() if name in kinds}
+
+
+def _files(path: Any) -> int:
+    return sum(1 for f in path.path.rglob("*") if f.is_file()) if path else 0
+
+
+def _train_counts(experiment: Experiment, stages: Sequence[Planned]) -> dict[str, int] | None:
+    """Return how many of each class will train, as far as that is known before the split."""
+    from svpkit.particles.split import Split
+
+    split = next(p.artifact for p in stages if p.artifact.stage == "split")
+    if split.made:
+        return Split.open(split.path).counts["train"]
+    asked, data = _asked(experiment.reader), experiment.recipe.data
+    if not asked or experiment.test is None or not isinstance(data.val, dict):
+        return None
+    left = {name: n - data.val.get(name, 0) for name, n in asked.items()}
+    return {name: min(n, (data.train or {}).get(name, n)) for name, n in left.items()}

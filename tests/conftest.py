@@ -33,3 +33,23 @@ def real_data():
     if not folder.is_dir():
         pytest.skip(f"no real images: SVPKIT_REAL_DATA is {given or 'not set'}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """A folder with a toy data set, its test set and a recipe that runs in seconds."""
+    from toy import RECIPE, write_folder
+
+    folder = tmp_path_factory.mktemp("walk")
+    write_folder(folder / "data", {"disc": 140, "ring": 55, "bar": 55})
+    write_folder(folder / "test", {"disc": 60, "ring": 30, "bar": 30}, seed=1)
+    (folder / "toy.toml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(place):
+    """The toy recipe, run once for all tests."""
+    import svpkit
+
+    return svpkit.run(place / "toy.toml", runs=place / "runs", store=place / "store")

@@ -15,46 +15,6 @@ from svpkit import __main__
 from svpkit.evaluate.evidence import classes_of
 from svpkit.particles.particleset import ParticleSet
 
-RECIPE = """
-name = "toy"
-[data]
-reader = "folder"
-path = "data"
-size = 16
-val = { disc = 40, ring = 35, bar = 35 }
-test = { reader = "folder", path = "test" }
-[generator]
-classes = ["ring", "bar"]
-options = { architecture = "lean", width = 16, timesteps = 50, blocks = 1 }
-train = { images = 320, batch = 16, lr = 1e-3, ema = 0.9 }
-sample = { steps = 4 }
-[balance]
-strategies = ["synthetic", "augment"]
-[balance.synthetic]
-to = "largest"
-at_most = 30
-[classifier]
-options = { model = "resnet10t", width = 16, stem = "half" }
-train = { images = 1920, batch = 32, lr = 2e-3, validations = 3 }
-[evaluate]
-prevalence = { disc = 100, ring = 1, bar = 1 }
-replicates = 200
-[[baselines]]
-name = "none"
-[[baselines]]
-name = "corrected"
-strategies = ["none", "prior_correction"]
-"""
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("walk")
-    write_folder(folder / "data", {"disc": 140, "ring": 55, "bar": 55})
-    write_folder(folder / "test", {"disc": 60, "ring": 30, "bar": 30}, seed=1)
-    (folder / "toy.toml").write_text(RECIPE)
-    return folder
-
 
 @pytest.fixture
 def svpkit_(place, monkeypatch, capsys):
@@ -72,12 +32,6 @@ def svpkit_(place, monkeypatch, capsys):
         return code, said.out, said.err
 
     return call
-
-
-@pytest.fixture(scope="module")
-def run(place):
-    """The toy recipe, run once for all tests here."""
-    return svpkit.run(place / "toy.toml", runs=place / "runs", store=place / "store")
 
 
 def test_a_run_leaves_what_the_house_promises(run):

@@ -33,3 +33,35 @@ def write_folder(folder, counts, seed=0, size=16):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[0]).save(path)
     return folder
+
+
+RECIPE = """
+name = "toy"
+[data]
+reader = "folder"
+path = "data"
+size = 16
+val = { disc = 40, ring = 35, bar = 35 }
+test = { reader = "folder", path = "test" }
+[generator]
+classes = ["ring", "bar"]
+options = { architecture = "lean", width = 16, timesteps = 50, blocks = 1 }
+train = { images = 320, batch = 16, lr = 1e-3, ema = 0.9 }
+sample = { steps = 4 }
+[balance]
+strategies = ["synthetic", "augment"]
+[balance.synthetic]
+to = "largest"
+at_most = 30
+[classifier]
+options = { model = "resnet10t", width = 16, stem = "half" }
+train = { images = 1920, batch = 32, lr = 2e-3, validations = 3 }
+[evaluate]
+prevalence = { disc = 100, ring = 1, bar = 1 }
+replicates = 200
+[[baselines]]
+name = "none"
+[[baselines]]
+name = "corrected"
+strategies = ["none", "prior_correction"]
+"""

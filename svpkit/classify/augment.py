@@ -15,10 +15,10 @@ def pixel_map(
     `turns` the eight orientations are equally likely. `fill` says what a shift brings into view:
     "background" (the median of the image's border) or "reflect".
     """
-    side = images.shape[-1]
-    swap, flip_y, flip_x = _orientation(seeds, flips, turns)
-    rows, rows_out = _shifted(seeds, side, shift, fill, "augment.down")
-    columns, columns_out = _shifted(seeds, side, shift, fill, "augment.right")
+    side, chance = images.shape[-1], draws.uniform(seeds, (5,), "augment")
+    swap, flip_y, flip_x = _orientation(chance[:, :3], flips, turns)
+    rows, rows_out = _shifted(chance[:, 3:4], side, shift, fill)
+    columns, columns_out = _shifted(chance[:, 4:], side, shift, fill)
     from_rows = torch.where(swap, _flip(rows, flip_x), side * _flip(rows, flip_y))
     from_columns = torch.where(swap, side * _flip(columns, flip_y), _flip(columns, flip_x))
     index = (from_rows[:, :, None] + from_columns[:, None, :]).flatten(1)
@@ -42,19 +42,19 @@ def background(images: Tensor) -> Tensor:
     return torch.cat(border, dim=-1).median(dim=-1).values
 
 
-def _orientation(seeds: Tensor, flips: bool, turns: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _orientation(chance: Tensor, flips: bool, turns: bool) -> tuple[Tensor, Tensor, Tensor]:
     # a quarter turn swaps the axes and flips one of them: three booleans (B, 1)
-    quarter = draws.integers(seeds, (1,), 4, "augment.turn") * int(turns)
-    mirror = draws.integers(seeds, (2,), 2, "augment.flip").bool() & flips
+    quarter = (4 * chance[:, :1]).long() * int(turns)
+    mirror = (chance[:, 1:] < 0.5) & flips
     flip_y = (quarter >= 2) ^ mirror[:, :1]
     flip_x = ((quarter == 1) | (quarter == 2)) ^ mirror[:, 1:]
     return quarter % 2 == 1, flip_y, flip_x
 
 
-def _shifted(seeds: Tensor, side: int, shift: int, fill: str, stream: str) -> tuple[Tensor, Tensor]:
+def _shifted(chance: Tensor, side: int, shift: int, fill: str) -> tuple[Tensor, Tensor]:
     # where each line comes from (B, S), inside the image, and whether it came from outside
-    by = draws.integers(seeds, (1,), 2 * shift + 1, stream) - shift
-    lines = torch.arange(side, device=seeds.device)[None] + by
+    by = ((2 * shift + 1) * chance).long() - shift
+    lines = torch.arange(side, device=chance.device)[None] + by
     out = (lines < 0) | (lines >= side)
     if fill == "reflect":
         lines = lines.abs()

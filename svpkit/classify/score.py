@@ -24,10 +24,11 @@ WORST = 48
 def score(out: Path, params: Mapping[str, Any], classifier: Path, split: Path) -> None:
     """Write `test.parquet` and `val.parquet`: a row a particle, in the set's order.
 
-    The pictures of the most confident errors on the test set are kept beside them in `worst.npy`,
-    their rows in `worst.json`. Columns: id, label, label_code, p_<class> (probabilities, adjusted as the strategies say),
-    logit_<class> (before), ecd_um (um), group, source. `params`: classifier (Use), strategies
-    (Uses), prevalence. Raises SvpkitError when a drawn particle stands in either set.
+    Columns: id, label, label_code, p_<class> (probabilities, adjusted as the strategies say),
+    logit_<class> (before), ecd_um (um), group, source. The pictures of the errors on the test set
+    that the classifier was surest of lie beside them in `worst.npy`, their rows in `worst.json`.
+    `params`: classifier (Use), strategies (Uses), prevalence. Raises SvpkitError when a drawn
+    particle stands in either set.
     """
     model = Model.load(classifier, params["classifier"], params["strategies"], params["prevalence"])
     sets = Split.open(split)

@@ -1,6 +1,6 @@
 """Denoising diffusion: the loss that teaches a network to see through noise, and how it draws."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from svpkit.particles.particleset import ParticleSet
 LOW = 4
 # Statistics are taken on at most so many images a class.
 LOOK_AT = 4096
-# ln(sigma) of the levels that EDM trains on, for data of unit variance (Karras et al. 2022, table 1,
-# whose sigma_data is 0.5).
+# ln(sigma) of the levels that EDM trains on, for data of unit variance (Karras et al. 2022,
+# table 1, whose sigma_data is 0.5).
 LOGNORMAL = (-1.2 - float(np.log(0.5)), 1.2)
 
 LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss, "huber": F.smooth_l1_loss}
@@ -66,7 +66,7 @@ class Diffusion(nn.Module):
     def prepare(self, particles: ParticleSet) -> None:
         """Measure the training images, once, before training: level, contrast, mean, spread."""
         sets = [particles.of(name) for name in particles.classes]
-        seen = [to_float(torch.from_numpy(s.images(_some(len(s))))) for s in sets]
+        seen = [to_float(torch.from_numpy(s.images(spaced(len(s), LOOK_AT)))) for s in sets]
         if self.standardise:
             every = torch.cat(seen)
             self.centre.copy_(every.mean(dim=(0, 2, 3))[:, None, None])
@@ -180,5 +180,6 @@ def turn(x: Tensor, which: Tensor) -> Tensor:
     return every[which, torch.arange(len(x), device=x.device)]
 
 
-def _some(n: int) -> np.ndarray:
-    return np.unique(np.linspace(0, n - 1, min(n, LOOK_AT)).round().astype(np.int64))
+def spaced(n: int, most: int) -> np.ndarray:
+    """Return at most `most` positions spread evenly over n."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(np.int64))

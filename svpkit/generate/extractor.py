@@ -1,4 +1,4 @@
-"""A small network that learns what real particles look like, frozen, to compare images in its terms."""
+"""A small network trained on real particles, then frozen, to compare images in its terms."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from svpkit import checkpoint, devices, draws, ranks
 from svpkit.fit import Task, fit, seeded, to_float
-from svpkit.generate.diffusion import turn
+from svpkit.generate.diffusion import spaced, turn
 from svpkit.particles.particleset import ParticleSet, batches
 from svpkit.particles.split import Split
 from svpkit.store import file_digest, stage, write_json
@@ -23,8 +23,9 @@ FEATURES = 64
 # What it learns to see besides the class: how an image was harmed, which is how drawn images fail.
 # Turns, the usual pretext, teach nothing about spheres.
 HARMS = ("blur", "noise", "contrast", "level")
-FLOOR = 1e-3
+FLOOR = 1e-4
 WIDTHS = (32, 64, 128)
+POOLED = 2 * sum(WIDTHS)
 BLOCK = 512
 MEASURED = 4096
 
@@ -45,7 +46,7 @@ class ExtractorPlan:
 
 
 class Extractor(nn.Module):
-    """Three convolutions, averaged over the image at each depth; the heads serve training alone.
+    """Three convolutions, pooled to mean and sd at each depth; the heads serve training alone.
 
     No normalisation inside, which would hide a shift in grey. The side is a multiple of 8.
     """
@@ -59,24 +60,24 @@ class Extractor(nn.Module):
         self.convs = nn.ModuleList(
             nn.Conv2d(a, b, 3, padding=1) for a, b in zip(at, WIDTHS, strict=False)
         )
-        self.name = nn.Linear(sum(WIDTHS), classes)
-        self.harm = nn.Linear(sum(WIDTHS), len(HARMS))
-        self.register_buffer("centre", torch.zeros(sum(WIDTHS)))
-        self.register_buffer("project", torch.zeros(sum(WIDTHS), FEATURES))
+        self.name = nn.Linear(POOLED, classes)
+        self.harm = nn.Linear(POOLED, len(HARMS))
+        self.register_buffer("centre", torch.zeros(POOLED))
+        self.register_buffer("project", torch.zeros(POOLED, FEATURES))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return class logits (B, K) and harms (B, 4) of images (B, C, H, W) in [-1, 1]."""
-        h = self._pooled(images)
+        h = self.pooled(images)
         return self.name(h), self.harm(h)
 
     def features(self, images: Tensor) -> Tensor:
         """Return features (B, 64), whitened by the real classes' spread and of bounded length."""
-        f = (self._pooled(images) - self.centre) @ self.project
+        f = (self.pooled(images) - self.centre) @ self.project
         # one odd image must not outweigh a thousand in KID's cubes
         return f * torch.rsqrt(1 + f.square().mean(dim=1, keepdim=True))
 
     def measure(self, pooled: list[Tensor]) -> None:
-        """Set what `features` whitens by, from the averages (n, 224) of each real class."""
+        """Set what `features` whitens by, from the averages (n, 448) of each real class."""
         means = torch.stack([x.mean(dim=0) for x in pooled])
         inner = torch.stack([(x - x.mean(dim=0)).T @ (x - x.mean(dim=0)) / len(x) for x in pooled])
         value, vector = torch.linalg.eigh(inner.mean(dim=0).double())
@@ -84,24 +85,28 @@ class Extractor(nn.Module):
         self.centre.copy_(means.mean(dim=0))
         self.project.copy_(vector * torch.rsqrt(value + FLOOR * value.mean()))
 
-    def _pooled(self, x: Tensor) -> Tensor:
+    def pooled(self, x: Tensor) -> Tensor:
+        """Return mean and sd of every channel at every depth: (B, 448)."""
         x, found = F.pixel_unshuffle(x, 2), []
         for k, conv in enumerate(self.convs):
             x = F.silu(conv(F.avg_pool2d(x, 2) if k else x))
-            found.append(x.mean(dim=(2, 3)))
+            variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
+            found += [mean, (variance + 1e-4).sqrt()]
         return torch.cat(found, dim=1)
 
 
-@stage(revision=1, everywhere=True, resumes=True)
+@stage(revision=2, everywhere=True, resumes=True)
 def extractor(out: Path, params: Mapping[str, Any], split: Path) -> None:
     """Train the extractor on the real training images, every class as often.
 
-    It tells the class and how the image was harmed. `params`: seed. Writes extractor.safetensors and extractor.json.
+    It tells the class and how the image was harmed. `params`: seed. Writes
+    extractor.safetensors and extractor.json.
     """
     train = Split.open(split).train()
     with seeded(params["seed"], "extractor"):
         model = Extractor(train.shape[0], len(train.classes))
-    labels, plan = train.labels, ExtractorPlan()
+    labels = train.labels
+    plan: Any = ExtractorPlan()
     task = Task(
         order=lambda step: balanced(labels, plan.batch, params["seed"], step),
         fetch=lambda at: (train.images(at), labels[at]),
@@ -170,8 +175,9 @@ def _loss(model: nn.Module, x: Tensor, y: Tensor, seeds: Tensor, *, part: str) -
 
 
 def _save(out: Path, model: Any, train: ParticleSet, history: list[dict[str, Any]]) -> None:
-    seen = [train.of(name).images(slice(MEASURED)) for name in train.classes]
-    model.measure([_blocks(model, model._pooled, images) for images in seen if len(images)])
+    sets = [s for s in map(train.of, train.classes) if len(s)]
+    seen = [s.images(spaced(len(s), MEASURED)) for s in sets]
+    model.measure([_blocks(model, model.pooled, images) for images in seen])
     path = out / "extractor.safetensors"
     checkpoint.save_tensors(path, model.state_dict())
     said = {"channels": train.shape[0], "classes": len(train.classes), "digest": file_digest(path)}

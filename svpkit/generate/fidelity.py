@@ -25,16 +25,19 @@ LARGEST = 500
 FEWEST = 8
 # A background may be as even as the camera's rounding: its sd never counts as less.
 ROUNDING = 0.5
+# Where the words change: share of the way to noise or another class, copies, background in sd.
+VERDICTS = ((0.15, "Close to real"), (0.5, "Some way from real"))
+MANY_COPIES, SHIFTED = 0.01, 0.25
 
 
-@stage(revision=1)
+@stage(revision=2)
 def fidelity(
     out: Path, params: Mapping[str, Any], extractor: Path, split: Path, *synthetic: Path
 ) -> None:
     """Judge the drawn sets class by class against the validation images; writes fidelity.json.
 
     `params`: seed. For each class: kid, fid with low and high, the same for real training images
-    (floor) and, for KID, for noise (ceiling); copy_rate; shifts of the background and of the mean
+    (floor) and, for KID, for noise (ceiling); copy_rate and its floor; shifts of the background and of the mean
     grey in real sd; and one sentence.
     """
     model, opened = load_extractor(extractor), Split.open(split)
@@ -53,7 +56,6 @@ def fidelity(
             params["seed"],
         )
     write_json(out / "fidelity.json", found)
-
 
 
 def judge(
@@ -80,6 +82,8 @@ def judge(
         found["kid_other_class"] = _nearest_class(see, held, others, size, seed)
     real = np.concatenate([train, val])
     found["copy_rate"] = copy_rate(drawn, train)
+    # what the same test says of real images that cannot be copies, such as look-alike bubbles
+    found["copy_rate_floor"] = copy_rate(val, train)
     found["background_shift_sd"] = _shift(background(drawn), background(real))
     found["grey_shift_sd"] = _shift(drawn.mean(axis=(2, 3)), real.mean(axis=(2, 3)))
     return {**found, "words": words(found)}
@@ -167,4 +171,34 @@ def _shift(drawn: np.ndarray, real: np.ndarray) -> float:
 
 
 def words(found: Mapping[str, Any]) -> str:
-    return ""
+    """Return one plain sentence or two on what `judge` found of a class."""
+    said = [_distance(found) if "kid" in found else _too_few(found)]
+    copies, alike = found["copy_rate"] or 0, found["copy_rate_floor"] or 0
+    if copies > MANY_COPIES + alike:
+        said.append(f"{copies:.1%} of them pass for copies of training images (real: {alike:.1%}).")
+    if abs(found["background_shift_sd"]) > SHIFTED:
+        way = "brighter" if found["background_shift_sd"] > 0 else "darker"
+        by = abs(found["background_shift_sd"])
+        said.append(f"Their background is {by:.1f} standard deviations {way} than the real one.")
+    return " ".join(said)
+
+
+def _distance(found: Mapping[str, Any]) -> str:
+    # KID is a squared distance: its root grows evenly on the way from real to something else
+    floor, other = found["kid_floor"]["value"], found["kid_other_class"]
+    marks = [("noise", found["kid_ceiling"]["value"])]
+    marks += [("another class", other["value"])] if other else []
+    name, mark = min(marks, key=lambda each: each[1])
+    if mark <= found["kid_floor"]["high"]:
+        return f"This measure cannot tell real images from {name} here: KID says nothing."
+    way = (max(found["kid"]["value"] - floor, 0) / (mark - floor)) ** 0.5
+    verdict = next((w for limit, w in VERDICTS if way < limit), "Still far from real")
+    said = f"{verdict}: {min(way, 1):.0%} of the way from real images to {name}"
+    n = found["n_compared"]
+    if found["kid"]["value"] <= found["kid_floor"]["high"]:
+        said += f", though within the scatter of {n} real images against {n} others"
+    return f"{said}."
+
+
+def _too_few(found: Mapping[str, Any]) -> str:
+    return f"Too few images to compare: {found['n_drawn']} drawn, {found['n_real']} held-out real."

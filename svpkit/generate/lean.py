@@ -1,4 +1,4 @@
-"""A lean U-Net for CPUs and tiny sets: half the resolution from the stem on, attention at the bottom."""
+"""A lean U-Net for CPUs and tiny sets: half the resolution, attention at the bottom alone."""
 
 from collections.abc import Sequence
 

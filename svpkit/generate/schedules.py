@@ -1,7 +1,7 @@
 """Noise schedules and grids of noise levels: image x_t = alpha_t * x_0 + sigma_t * noise.
 
-A schedule is the table of lambda_t = log(alpha_t / sigma_t), float64 (T,), falling with t; alpha and
-sigma follow from it since alpha^2 + sigma^2 = 1.
+A schedule is the table of lambda_t = log(alpha_t / sigma_t), float64 (T,), falling with t; alpha
+and sigma follow from it since alpha^2 + sigma^2 = 1.
 """
 
 import math

@@ -1,8 +1,6 @@
 """The stages that train a generator and draw particles with it, and what draws for the commands."""
 
 import json
-import math
-import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -15,17 +13,15 @@ from torch import nn
 
 from svpkit import checkpoint, devices, draws, ranks
 from svpkit.errors import SvpkitError
-from svpkit.fit import Task, fit, seeded, to_uint8
+from svpkit.fit import Task, fit, seeded
+from svpkit.generate.drawing import assemble, draw_chunks, record
+from svpkit.generate.drawing import draw as draw
+from svpkit.generate.drawing import seeds_of as seeds_of
 from svpkit.hookspecs import ImageSpec
-from svpkit.particles.particleset import ParticleSet, Writer
+from svpkit.particles.particleset import ParticleSet
 from svpkit.particles.split import Split
 from svpkit.plugins import Use, check_options, options_of
-from svpkit.progress import Progress
 from svpkit.store import file_digest, stage, write_json
-
-# Images drawn together: every chunk is filled up to this size, so that an image comes out the same
-# however many are asked for and however many processes share the chunks.
-CHUNK = 50
 
 WEIGHTS = "model.safetensors"
 
@@ -63,12 +59,12 @@ def synthetic(out: Path, params: Mapping[str, Any], generator: Path, split: Path
     asked = params["rule"]().draws(train.counts)
     counts = {name: int(asked.get(name, 0)) for name in params["classes"]}
     model = load_generator(generator, params["generator"])
-    seconds = _draw_chunks(out / "chunks", model, counts, params)
+    seconds = draw_chunks(out / "chunks", model, counts, params)
     ranks.wait()
     if ranks.main():
         digest = file_digest(generator / WEIGHTS)
-        _assemble(out, counts, digest, params, train)
-        write_json(out / "synthetic.json", _record(counts, digest, seconds))
+        assemble(out, counts, digest, params, train)
+        write_json(out / "synthetic.json", record(counts, digest, seconds))
     ranks.wait()
 
 
@@ -99,29 +95,6 @@ def load_generator(folder: Path, use: Use) -> Any:
     model.load_state_dict(tensors)
     device = devices.device()
     return model.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-
-
-def draw(
-    model: Any, labels: np.ndarray, seeds: torch.Tensor, sample: Mapping[str, Any], *,
-    chunk: int = CHUNK, progress: Callable[[int], None] = lambda n: None,
-) -> np.ndarray:
-    """Return drawn images uint8 (N, C, H, W) for labels int64 (N,) and seeds int64 (N,).
-
-    Whole chunks are drawn, the last one filled up: in a chunk of the same size at the same place an
-    image is the same to the bit. `progress` is told of each chunk.
-    """
-    found = []
-    for start in range(0, len(labels), chunk):
-        index = np.minimum(np.arange(start, start + chunk), len(labels) - 1)
-        images = _sample(model, torch.as_tensor(labels)[index], seeds[index], sample)
-        found.append(images[: len(labels) - start])
-        progress(len(found[-1]))
-    return np.concatenate(found)
-
-
-def seeds_of(seed: int, label: str, index: np.ndarray) -> torch.Tensor:
-    """Return the seeds int64 (n,) of a class's drawn images of these numbers."""
-    return draws.seeds(seed, "synthetic", label, index=index)
 
 
 def check_sample_options(
@@ -166,108 +139,15 @@ def _trained(
 def _save(
     out: Path, model: Any, use: Use, spec: ImageSpec, train: ParticleSet, history: list[Any]
 ) -> None:
-    module = isinstance(model, nn.Module)
-    state = model.state_dict() if module else model.state()
+    state = model.state_dict() if hasattr(model, "state_dict") else model.state()
     checkpoint.save_tensors(out / WEIGHTS, {k: torch.as_tensor(v) for k, v in state.items()})
     config = {
         **use.describe(),
         "spec": {"channels": spec.channels, "size": spec.size, "classes": list(spec.classes)},
-        "parameters": sum(p.numel() for p in model.parameters()) if module else None,
+        "numbers": sum(int(np.prod(v.shape)) for v in state.values()),
         "images": train.counts,
         "digest": train.digest,
     }
     write_json(out / "config.json", config)
     write_json(out / "history.json", history)
     checkpoint.clear(out)
-
-
-def _sample(
-    model: Any, labels: torch.Tensor, seeds: torch.Tensor, sample: Mapping[str, Any]
-) -> np.ndarray:
-    if isinstance(model, nn.Module):
-        device = next(model.parameters()).device
-        labels, seeds = labels.to(device), seeds.to(device)
-    images = torch.as_tensor(model.sample(labels, seeds, **sample))
-    return to_uint8(images.float()).cpu().contiguous().numpy()
-
-
-def _draw_chunks(
-    folder: Path, model: Any, counts: Mapping[str, int], params: Mapping[str, Any]
-) -> dict[str, float]:
-    # every process draws its share; a chunk is renamed into place when whole
-    folder.mkdir(parents=True, exist_ok=True)
-    todo = ranks.mine(_chunks(counts))
-    drawn, started = 0, time.monotonic()
-    label = f"drawing {' '.join(counts)}"
-    with Progress(label, CHUNK * len(todo)) as progress:
-        for name, k in todo:
-            path = folder / _file(name, k, counts)
-            if not path.exists():
-                labels = np.full(CHUNK, list(counts).index(name))
-                seeds = seeds_of(params["seed"], name, np.arange(k * CHUNK, (k + 1) * CHUNK))
-                _write(path, draw(model, labels, seeds, params["sample"]))
-                drawn += CHUNK
-            progress(CHUNK)
-    return {"drawn": drawn, "seconds": time.monotonic() - started}
-
-
-def _chunks(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    return [(name, k) for name, n in counts.items() for k in range(math.ceil(n / CHUNK))]
-
-
-def _file(name: str, k: int, counts: Mapping[str, int]) -> str:
-    return f"{list(counts).index(name):03d}-{k:06d}.npy"
-
-
-def _write(path: Path, images: np.ndarray) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.save(file, images, allow_pickle=False)
-    temporary.replace(path)
-
-
-def _assemble(
-    out: Path, counts: Mapping[str, int], digest: str, params: Mapping[str, Any], train: ParticleSet
-) -> None:
-    channels, size, _ = train.shape
-    with Writer(out, train.classes, channels, size) as writer:
-        for name, n in counts.items():
-            scale = train.of(name).table["um_per_px"].median()
-            for k in range(math.ceil(n / CHUNK)):
-                index = range(k * CHUNK, min((k + 1) * CHUNK, n))
-                images = np.load(out / "chunks" / _file(name, k, counts), allow_pickle=False)
-                rows = [_row(name, i, scale, digest, params) for i in index]
-                writer.add(images[: len(rows)], rows)
-    for path in (out / "chunks").iterdir():
-        path.unlink()
-    (out / "chunks").rmdir()
-
-
-def _row(
-    name: str, i: int, scale: float, digest: str, params: Mapping[str, Any]
-) -> dict[str, Any]:
-    named = f"synthetic-{name}-{i:06d}-{digest[:8]}"
-    lineage = {"model": digest, "label": name, "seed": params["seed"], "i": i}
-    return {
-        "id": named,
-        "label": name,
-        "group": named,
-        "source": f"synthetic:{params['generator'].plugin.name}",
-        "um_per_px": scale,
-        "ecd_um": math.nan,
-        "origin": "synthetic",
-        "lineage": json.dumps(lineage),
-    }
-
-
-def _record(
-    counts: Mapping[str, int], digest: str, timed: Mapping[str, float]
-) -> dict[str, Any]:
-    each = timed["seconds"] / timed["drawn"] if timed["drawn"] else None
-    return {
-        "images": dict(counts),
-        "model": digest,
-        "chunk": CHUNK,
-        "seconds": round(timed["seconds"], 3),
-        "seconds_per_image": each,
-    }

@@ -76,7 +76,11 @@ class _Level(nn.Module):
         self.attend, self.move = _Attend(out, linear=True), move
 
     def forward(
-        self, x: Tensor, c: Tensor, keep: list[Tensor] | None = None, join: list[Tensor] | None = None
+        self,
+        x: Tensor,
+        c: Tensor,
+        keep: list[Tensor] | None = None,
+        join: list[Tensor] | None = None,
     ) -> Tensor:
         for k, block in enumerate(self.blocks):
             x = block(x if join is None else torch.cat([x, join.pop()], dim=1), c)

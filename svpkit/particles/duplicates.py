@@ -66,7 +66,8 @@ def near_pairs(a: ParticleSet, b: ParticleSet, correlation: float = CORRELATION)
     8 bits: over 97 % of the pairs at a correlation of 0.995, nearly all above 0.998. Time is
     bounded: where too many share a word (256, more where the smaller set is small) two words must
     agree, and the particles of the smaller set that still meet too many are counted in
-    `unsearched`: their near copies may be missed.
+    `unsearched`: some of their near copies are missed (among 500,000 much alike, 1 % of those at a
+    correlation of 0.9997 and 17 % at 0.998).
     """
     if len(a) > len(b):
         swapped = near_pairs(b, a, correlation)

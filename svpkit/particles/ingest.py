@@ -15,6 +15,7 @@ from svpkit.errors import SvpkitError, unknown
 from svpkit.particles.describe import background
 from svpkit.particles.duplicates import picture_hash
 from svpkit.particles.particleset import ParticleSet, Writer
+from svpkit.store import stage
 
 if TYPE_CHECKING:
     from svpkit.plugins import Use
@@ -24,6 +25,7 @@ _BLOCK_BYTES = 32 * 2**20
 QUARANTINE = "quarantine.csv"
 
 
+@stage(revision=1)
 def ingest(out: Path, params: Mapping[str, Any]) -> None:
     """Read particles into a set on disk; what cannot be read is listed in `quarantine.csv`.
 

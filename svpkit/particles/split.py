@@ -13,11 +13,13 @@ from svpkit.errors import SvpkitError, unknown
 from svpkit.particles.division import Division, divide, groups_of
 from svpkit.particles.duplicates import exact_pairs, near_pairs
 from svpkit.particles.particleset import ParticleSet
+from svpkit.store import stage
 
 MIN_VAL = 30
 _LISTED = 200
 
 
+@stage(revision=1)
 def split(out: Path, params: Mapping[str, Any], data: Path, test: Path | None = None) -> None:
     """Write which particles train, choose and test: `{train,val,test}.npy` and `split.json`.
 
