@@ -1,12 +1,12 @@
 """The share of a training step spent outside the network: gathering, moving, augmenting, averaging.
 
-    uv run python benchmarks/fit_overhead.py [--seconds 20] [--threads 2]
+    uv run python benchmarks/fit_overhead.py [--seconds 20] [--threads 1]
 
 Blocks of the real training loop (particles memory-mapped from disk, prefetch, augmentation, moving
 average) alternate in one process with blocks of the bare network (forward, backward, clipping,
-optimizer) on one batch that already lies on the device. The share is given twice: of the time on the
-clock, which other work on the machine disturbs, and of the processor time of all threads, which it
-hardly does. Medians over the blocks.
+optimizer) on one batch that already lies on the device. The share is given twice: of the time on
+the clock, which other work on the machine disturbs, and of the processor time of all threads, which
+it hardly does. Medians over the blocks.
 """
 
 import argparse
@@ -37,8 +37,8 @@ STEPS = 5  # in a block
 LIGHT = {"model": "resnet10t", "width": 16, "stem": "half"}
 LEAN = {"architecture": "lean", "width": 32}
 CASES = [
-    ("classifier", "timm", LIGHT, 32, 64),
-    ("classifier", "timm", LIGHT, 64, 64),
+    ("classifier", "timm", LIGHT, 32, 128),
+    ("classifier", "timm", LIGHT, 64, 128),
     ("classifier", "timm", {"model": "resnet18", "stem": "standard"}, 64, 64),
     ("generator", "ddpm", LEAN, 32, 16),
     ("generator", "ddpm", LEAN, 64, 16),
@@ -149,7 +149,7 @@ def main():
     """Measure every case, print a table and write it as CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     registry, rows = discover(builtin_only=True), []
@@ -174,10 +174,10 @@ def row(case, step, network, threads):
         "batch": batch,
         "device": str(devices.device()),
         "threads": threads,
-        "ms_step": round(step[0], 1),
-        "ms_step_cpu": round(step[1], 1),
-        "outside_percent": round(100 * (1 - network[0] / step[0]), 1),
-        "outside_percent_cpu": round(100 * (1 - network[1] / step[1]), 1),
+        "ms_step": round(float(step[0]), 1),
+        "ms_step_cpu": round(float(step[1]), 1),
+        "outside_percent": round(100 * float(1 - network[0] / step[0]), 1),
+        "outside_percent_cpu": round(100 * float(1 - network[1] / step[1]), 1),
     }
 
 

@@ -15,6 +15,11 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 MARK = re.compile(r"(<!-- table: ([\w.:-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
+SCATTER = """\
+In brackets: where 95 % of repeated comparisons fall, with as many images a side as stated; this
+scatter is no confidence interval. Features come from the run's own small extractor: these figures
+do not compare with published KID or FID, nor across splits."""
+
 
 def main() -> None:
     stale = False
@@ -54,19 +59,27 @@ def arms(results: dict) -> str:
 
 
 def fidelity(results: dict) -> str:
-    head = ["class", "KID", "floor: real to real", "ceiling: noise", "copies", "drawn", "real"]
+    head = ["class", "KID", "floor: real to real", "KID minus floor", "ceiling: noise"]
+    head += ["a side", "copies", "real copies", "drawn", "real"]
     rows = []
     for name, found in results["fidelity"].items():
-        kids = [cell(found.get(k)) for k in ("kid", "kid_floor", "kid_ceiling")]
-        copies = f"{100 * found['copy_rate']:.1f} %"
-        rows.append([name, *kids, copies, f"{found['n_drawn']:,}", f"{found['n_real']:,}"])
-    return markdown(head, rows)
+        kids = [cell(found.get(k)) for k in ("kid", "kid_floor", "kid_gap", "kid_ceiling")]
+        copies = [percent(found.get(k)) for k in ("copy_rate", "copy_rate_floor")]
+        if found.get("copy_recall") is not None:
+            copies[0] = f"at least {copies[0]} (catches {found['copy_recall']:.0%} of planted)"
+        counts = [f"{found[k]:,}" for k in ("n_drawn", "n_real")]
+        rows.append([name, *kids, f"{found.get('n_compared', '-')}", *copies, *counts])
+    return f"{markdown(head, rows)}\n\n{SCATTER}"
 
 
 def seconds(results: dict) -> str:
     spent = results["seconds"]
     rows = [[name, f"{s:,.0f}"] for name, s in spent.items()]
     return markdown(["stage", "seconds"], [*rows, ["all", f"{sum(spent.values()):,.0f}"]])
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def cell(found: dict | None, sign: str = "") -> str:

@@ -1,5 +1,6 @@
 """The command line, also as `python -m svpkit` and `accelerate launch -m svpkit`."""
 
+import os
 import sys
 
 from svpkit.errors import SvpkitError
@@ -11,6 +12,10 @@ def main() -> None:
 
     from svpkit.cli import cli
 
+    # Threads that wait for one another should nap: spinning, as is the default, makes training many
+    # times slower as soon as anything else wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
     try:
         cli.main(prog_name="svpkit", standalone_mode=False)
     except click.exceptions.Exit as done:
@@ -20,6 +25,10 @@ def main() -> None:
         sys.exit(2)
     except SvpkitError as error:
         click.echo(f"svpkit: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        # a full disk, a read-only folder, a file where a folder should be: the user's to mend
+        click.echo(f"svpkit: {error.filename or ''}: {error.strerror or error}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         click.echo(

@@ -1,5 +1,6 @@
 """What notebooks use, and the commands too: run(), load(), and what they return."""
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from svpkit.errors import SvpkitError, unknown
 from svpkit.plugins import Registry, Use, discover
 from svpkit.recipe import Recipe, validate
 from svpkit.recipe import load as load_recipe
+from svpkit.toml import override
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,14 +24,19 @@ if TYPE_CHECKING:
     from svpkit.classify.model import Model
     from svpkit.drawn import Drawn
     from svpkit.particles.particleset import ParticleSet
+    from svpkit.store import Store
 
 
 @dataclass(frozen=True)
 class Done:
-    """A run that ended: its folder, and the table that sums it up (None off the main process)."""
+    """A run that ended: its folder, the table that sums it up, and what people should know.
+
+    The table is None off the main process of a distributed run.
+    """
 
     folder: Path
     summary: "Table | None"
+    notes: tuple[str, ...] = ()
 
 
 def run(
@@ -134,7 +141,10 @@ def experiment(
         path = Path(recipe)
         loaded, where, folder = load_recipe(path, overrides), str(path), path.parent
     else:
-        values = recipe if isinstance(recipe, Mapping) else recipe.model_dump()
+        values = dict(recipe) if isinstance(recipe, Mapping) else recipe.model_dump()
+        values = copy.deepcopy(values)
+        for change in overrides:
+            override(values, change)
         loaded, where, folder = validate(values, "recipe"), "recipe", Path()
     return bind(loaded, registry, where=where, folder=folder, data_root=data_root)
 
@@ -143,12 +153,22 @@ def execute(experiment: Experiment, *, runs: Path, store: Path, fresh: Sequence[
     """Run an experiment and write its folder `runs/<name>/`."""
     from svpkit import ranks
     from svpkit.checks import check_models, checking
+    from svpkit.keep import note_artifacts
     from svpkit.pipeline import walk
+    from svpkit.plan import plan
     from svpkit.record import write_run
     from svpkit.report.table import summary_table
     from svpkit.store import Store
 
-    check_models(experiment)
+    stages = plan(experiment, store)
+    for name in fresh:
+        if name not in (known := {each.artifact.stage for each in stages}):
+            raise unknown("--fresh: stage", name, sorted(known))
+    if fresh or not all(each.artifact.made for each in stages):
+        check_models(experiment)
+    folder = runs / experiment.recipe.name
+    if ranks.main():
+        note_artifacts(folder, [each.artifact.name for each in stages])
     kept = Store(store, fresh=tuple(fresh))
     try:
         walked = walk(experiment, checking(experiment, kept.get))
@@ -156,10 +176,17 @@ def execute(experiment: Experiment, *, runs: Path, store: Path, fresh: Sequence[
         said = str(error)
         where = "" if said.startswith(experiment.where) else f"{experiment.where}: "
         raise SvpkitError(f"{where}{said}") from None
-    folder = runs / experiment.recipe.name
     if not ranks.main():
         return Done(folder, None)
-    return Done(folder, summary_table(write_run(folder, experiment, walked, kept)))
+    summary = summary_table(write_run(folder, experiment, walked, kept))
+    return Done(folder, summary, _notes(kept))
+
+
+def _notes(store: "Store") -> tuple[str, ...]:
+    if not store.stale:
+        return ()
+    labels = ", ".join(a.label for a in store.stale)
+    return (f"made by other code of the same revision: {labels} (--fresh STAGE makes it again)",)
 
 
 def run_folder(name: str, runs: Path) -> Path:

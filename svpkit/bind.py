@@ -1,6 +1,7 @@
 """A recipe bound to plugins and places: names, options and paths are checked before all else."""
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Mapping
@@ -47,7 +48,7 @@ class Arm:
     @property
     def training(self) -> tuple[Use, ...]:
         """The strategies that change training; the others only adjust what a model says."""
-        return tuple(s for s in self.strategies if _verbs(s()) != {"adjust"})
+        return tuple(s for s in self.strategies if _verbs(s()) - {"adjust"})
 
 
 @dataclass(frozen=True)
@@ -107,30 +108,44 @@ def path_digest(path: Path) -> str:
     files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
     state = hashlib.sha256()
     for file in files:
-        name = file.name if path.is_file() else str(file.relative_to(path))
-        state.update(f"{name}\x1f{file_digest(file)}\x1e".encode())
+        name = file.name if path.is_file() else file.relative_to(path).as_posix()
+        try:
+            content = file_digest(file)
+        except OSError as error:  # the reader will set it aside, with the reason
+            content = error.strerror or "unreadable"
+        state.update(f"{name}\x1f{content}\x1e".encode())
     return state.hexdigest()
 
 
 def _bind(recipe: Recipe, registry: Registry, where: str, roots: list[Path]) -> Experiment:
     data, test = recipe.data, recipe.data.test
     reader = registry.use("reader", data.reader, data.options, "data.reader")
+    place = _place(reader, data.path, roots, "data.path")
     own = None
     if test.reader:
         use = registry.use("reader", test.reader, test.options, "data.test.reader")
-        own = use, locate(test.path, roots, "data.test.path") if test.path else None
+        own = use, _place(use, test.path, roots, "data.test.path")
     generator = _generator(recipe, registry)
     classifier = recipe.classifier
     return Experiment(
         recipe,
         where,
         reader,
-        locate(data.path, roots, "data.path") if data.path else None,
+        place,
         own,
         generator,
         registry.use("classifier", classifier.plugin, classifier.options, "classifier.plugin"),
         _arms(recipe, registry),
     )
+
+
+def _place(reader: Use, path: str | None, roots: list[Path], where: str) -> Located | None:
+    if path:
+        return locate(path, roots, where)
+    wants = inspect.signature(reader.plugin.call).parameters["path"]
+    if wants.default is inspect.Parameter.empty:
+        raise SvpkitError(f"{where}: missing; reader '{reader.plugin.name}' needs a place to read")
+    return None
 
 
 def _generator(recipe: Recipe, registry: Registry) -> Use | None:
@@ -184,5 +199,5 @@ def _check_arm(arm: Arm, recipe: Recipe, key: str) -> None:
 
 
 def _verbs(strategy: Any) -> set[str]:
-    verbs = ("draws", "particles", "sampler", "augment", "loss", "second_stage", "adjust")
+    verbs = ("draws", "particles", "sampler", "augment", "loss", "adjust")
     return {verb for verb in verbs if hasattr(strategy, verb)}

@@ -58,6 +58,12 @@ def check_classes(experiment: Experiment, classes: Sequence[str]) -> None:
         for name in names:
             if name not in classes:
                 raise unknown(key, name, classes)
+    for arm in experiment.arms:
+        rule = arm.drawing.options.get("to") if arm.drawing else None
+        for name in rule if isinstance(rule, Mapping) else ():
+            if recipe.generator and name not in recipe.generator.classes:
+                key = "balance.synthetic.to: class that generator.classes draws"
+                raise unknown(key, name, recipe.generator.classes)
     missing = set(classes) - set(recipe.evaluate.prevalence or classes)
     if missing:
         raise SvpkitError(f"evaluate.prevalence.{min(missing)}: missing, every class needs one")

@@ -24,7 +24,8 @@ def compare_runs(first: Path, second: Path) -> dict[str, Any]:
     names = (first.name, second.name) if first.name != second.name else (str(first), str(second))
     frames = [read_predictions(run / "predictions.parquet") for run in (first, second)]
     ids = [frame.sort_values("id", ignore_index=True) for frame in frames]
-    if ids[0]["id"].equals(ids[1]["id"]) and ids[0]["label"].equals(ids[1]["label"]):
+    # ids may be the same where pictures are not: the test sets must be one to the digest
+    if _test(first) == _test(second) and ids[0]["id"].equals(ids[1]["id"]):
         found = compare_frames(dict(zip(names, ids, strict=True)), prevalence=None)
         return {**found, "paired": True}
     arms = {}
@@ -63,7 +64,15 @@ def _cell(found: dict[str, Any], sign: str = "") -> str:
 
 
 def _seed(run: Path) -> Any:
+    return _record(run)["seed"]
+
+
+def _test(run: Path) -> str:
+    return _record(run)["data"]["test"]
+
+
+def _record(run: Path) -> dict[str, Any]:
     try:
-        return json.loads((run / "results.json").read_text())["seed"]
-    except (OSError, ValueError, KeyError) as error:
-        raise SvpkitError(f"{run}: no results here ({error})") from None
+        return json.loads((run / "run.json").read_text())
+    except (OSError, ValueError) as error:
+        raise SvpkitError(f"{run}: no record of a run here ({error})") from None

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from svpkit import ranks
 from svpkit.errors import SvpkitError, choices
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -11,9 +12,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 def device() -> torch.device:
     """Return the device that models run on: the launcher's, else CUDA, MPS or the CPU."""
-    from accelerate import PartialState
-
-    here = PartialState().device
+    here = ranks.state().device
     assert here is not None
     return here
 
@@ -57,8 +56,12 @@ def describe() -> dict[str, Any]:
 
 
 def _cpu_bf16() -> bool:
+    # oneDNN takes bf16 on any AVX-512 machine; only these units compute in it
     try:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        has = torch.cpu.get_capabilities()
+        arm = has.get("architecture") == "aarch64"
+        units = arm or has.get("avx512_bf16") or has.get("amx_bf16")
+        return bool(units and torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):
         return False
 

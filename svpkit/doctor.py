@@ -2,9 +2,9 @@
 
 import importlib.metadata
 import platform
-from collections import Counter
 
 from svpkit import __version__
+from svpkit.hookspecs import KINDS
 from svpkit.plugins import Registry
 
 PACKAGES = ("torch", "torchvision", "timm", "diffusers", "accelerate", "torchmetrics", "numpy")
@@ -23,8 +23,7 @@ def findings(registry: Registry) -> list[tuple[str, str]]:
         ("precision", f"{', '.join(here['precisions'])} real; {', '.join(emulated) or 'none'} not"),
     ]
     rows += [(name, version(name)) for name in PACKAGES]
-    kinds = Counter(p.kind for p in registry.plugins.values())
-    rows.append(("plugins", ", ".join(f"{n} {kind}s" for kind, n in sorted(kinds.items()))))
+    rows += [(kind.replace("_", " "), ", ".join(registry.names(kind))) for kind in KINDS]
     rows += [(f"set aside: {b.name}", f"{b.package}: {b.reason}") for b in registry.broken]
     return rows
 

@@ -1,6 +1,7 @@
 """Particles drawn on demand from a run, written so that they can never pass as real."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,11 +55,12 @@ def write_png(drawn: Drawn, out: Path) -> None:
     from svpkit.default_plugins.folder import LINEAGE_TAG, ORIGIN_TAG
 
     out.mkdir(parents=True, exist_ok=True)
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", drawn.label)
     for i, image in enumerate(drawn.images):
         said = PngInfo()
         lineage = {"model": drawn.model, "label": drawn.label, "seed": drawn.seed, "i": i}
         said.add_text(ORIGIN_TAG, "synthetic")
         said.add_text(LINEAGE_TAG, json.dumps(lineage))
         pixels = image[0] if image.shape[0] == 1 else np.moveaxis(image, 0, -1)
-        name = f"synthetic-{drawn.label}-{drawn.seed}-{i:06d}.png"
+        name = f"synthetic-{safe}-{drawn.seed}-{i:06d}.png"
         Image.fromarray(pixels).save(out / name, pnginfo=said)

@@ -10,14 +10,16 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from svpkit import checkpoint, devices, draws, ranks
+from svpkit.ema import Ema
 from svpkit.errors import SvpkitError
 from svpkit.progress import Progress
 
@@ -26,18 +28,19 @@ Augment = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Fetch = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-class Plan(Protocol):
-    """How long and how to train: the `train` table of a recipe."""
+@dataclass(frozen=True)
+class Plan:
+    """How long and how to train: what the `train` table of a recipe holds too."""
 
     images: int
     batch: int
     lr: float
-    schedule: str
-    warmup: float
-    optimizer: str
-    weight_decay: float
-    clip: float
-    ema: float
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    ema: float = 0.0
 
 
 @dataclass
@@ -89,6 +92,22 @@ def seeded(seed: int, *role: str | int) -> Iterator[None]:
         yield
 
 
+def epochs(n: int, batch: int, seed: int) -> Callable[[int], np.ndarray]:
+    """Return `order(step)`: positions (batch,) in 0 .. n - 1, each image once an epoch."""
+
+    @lru_cache(maxsize=4)
+    def shuffled(epoch: int) -> np.ndarray:
+        return draws.rng(seed, "epoch", epoch).permutation(n)
+
+    def order(step: int) -> np.ndarray:
+        place = step * batch + np.arange(batch)
+        epoch = place // n
+        found = [shuffled(e)[place[epoch == e] % n] for e in range(epoch[0], epoch[-1] + 1)]
+        return np.concatenate(found)
+
+    return order
+
+
 def learning_rate(plan: Plan, images: int) -> float:
     """Return the rate after `images`: linear warm-up over a share of the run, then the schedule."""
     start = plan.warmup * plan.images
@@ -130,7 +149,7 @@ class _Training:
         self.model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         parts = _parts(self.model)
         optimizers = [_optimizer(plan, parameters) for parameters in parts.values()]
-        self.averaged = _average(self.model, plan.ema)
+        self.averaged = Ema(self.model, plan.ema) if plan.ema else None
         self.wrapped, *prepared = self.accelerator.prepare(self.model, *optimizers)
         self.optimizers = dict(zip(parts, prepared, strict=True))
         self.parameters = parts
@@ -144,6 +163,7 @@ class _Training:
     def run(self, batches: Callable[[int], tuple[Tensor, Tensor]]) -> None:
         plan, task = self.plan, self.task
         done = min(self.at.step * plan.batch, plan.images)
+        self.wrapped.train()
         with Progress(task.label, plan.images, done=done) as progress:
             while self.at.step < self.steps:
                 self._step(*batches(self.at.step))
@@ -166,7 +186,7 @@ class _Training:
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         step, plan = self.at.step, self.plan
-        torch.manual_seed(draws.key(self.seed, "step", step, ranks.rank()) & (2**63 - 1))
+        _seed(draws.key(self.seed, "step", step, ranks.rank()) & (2**63 - 1), self.device)
         share = plan.batch // ranks.size()
         position = step * plan.batch + ranks.rank() * share + np.arange(len(labels))
         seeds = draws.seeds(self.seed, "fit", index=position).to(self.device)
@@ -174,11 +194,10 @@ class _Training:
         y = labels.to(self.device, non_blocking=True)
         if self.task.augment:
             x, y = self.task.augment(x, y, seeds)
-        self.wrapped.train()
         for part, optimizer in self.optimizers.items():
             self._update(part, optimizer, x, y, seeds)
         if self.averaged:
-            self.averaged.update(self.model, step=step)
+            self.averaged.update(step)
 
     def _update(self, part: str, optimizer: Any, x: Tensor, y: Tensor, seeds: Tensor) -> None:
         rate = learning_rate(self.plan, self.at.step * self.plan.batch)
@@ -208,7 +227,7 @@ class _Training:
         if not math.isfinite(loss):
             raise SvpkitError(
                 f"{self.task.label}: the loss is {loss} at step {self.at.step} "
-                f"({seen:,} images); the last good state is kept, try a smaller train.lr"
+                f"({seen:,} images); try a smaller train.lr"
             )
         rate = learning_rate(self.plan, seen)
         self.at.history.append({"images": seen, "loss": loss, "lr": rate})
@@ -218,6 +237,7 @@ class _Training:
         model.eval()
         assert self.task.validate
         scores = ranks.agree(self.task.validate(model))
+        self.wrapped.train()
         self.at.history.append({"images": seen, "val": scores})
         value = scores.get(self.task.select)
         if self.task.choose and value is not None and value > self.at.best:
@@ -240,7 +260,8 @@ class _Training:
 
     def _checkpoint(self) -> None:
         # what is written must be known to be sound: look at the losses since the last note
-        if self._losses and not bool(torch.isfinite(torch.stack(self._losses)).all()):
+        sound = torch.isfinite(torch.stack(self._losses)).all() if self._losses else None
+        if sound is not None and not bool(self.accelerator.gather(sound[None]).all()):  # type: ignore[union-attr]
             return
         extra = {**vars(self.at), "pending": [float(x) for x in self._losses]}
         extra["best"] = None if self.best is None else self.at.best
@@ -314,7 +335,8 @@ def _optimizer(plan: Plan, parameters: list[nn.Parameter]) -> torch.optim.Optimi
     return kind(parameters, plan.lr, weight_decay=plan.weight_decay)
 
 
-def _average(model: nn.Module, decay: float) -> Any:
-    from timm.utils.model_ema import ModelEmaV3
-
-    return ModelEmaV3(model, decay=decay, use_warmup=True) if decay else None
+def _seed(seed: int, device: torch.device) -> None:
+    # torch.manual_seed reaches for every kind of device, a millisecond where CUDA sleeps
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)

@@ -55,7 +55,8 @@ class Hooks:
 
         It returns an `nn.Module` with `forward(images, labels, seeds, *, part="main") -> loss ()`
         and `sample(labels, seeds, *, ...) -> images (B, C, H, W) in [-1, 1]`; a model that needs
-        several optimizers has `parts() -> {name: parameters}`. Or an object with
+        several optimizers has `parts() -> {name: parameters}`, one that looks at its images once
+        before it is trained `prepare(particles)`. Or an object with
         `fit(particles, seed)`, `sample`, `state() -> {name: array}` and `load_state(arrays)`.
         """
 
@@ -75,7 +76,7 @@ class Hooks:
         It returns an object with any of `draws(counts) -> {class: n}` (how many to draw),
         `particles(train, context) -> train`, `sampler(labels) -> weights (N,)`,
         `augment(images, labels, seeds) -> (images, labels)`, `loss(counts) -> callable(logits,
-        labels)`, `second_stage(model, ...)` and `adjust(logits, priors) -> logits`.
+        labels)` and `adjust(logits, priors) -> logits`.
         """
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import pandas as pd
 
 from svpkit.errors import SvpkitError
-from svpkit.store import folder_size, read_record
+from svpkit.store import folder_size, read_record, write_json
+
+UNDER_WAY = "artifacts.json"
 
 
 def artifacts(root: Path) -> list[Path]:
@@ -19,10 +21,16 @@ def artifacts(root: Path) -> list[Path]:
 def named(runs: Path) -> dict[str, list[str]]:
     """Return the artifacts that runs name: {artifact: [run, ...]}."""
     found: dict[str, list[str]] = {}
-    for path in sorted(runs.glob("*/run.json")):
-        for artifact in _read(path).get("artifacts", {}).values():
-            found.setdefault(artifact["name"], []).append(path.parent.name)
+    for path in sorted(runs.glob(f"*/{UNDER_WAY}")):
+        for name in _read(path)["artifacts"]:
+            found.setdefault(name, []).append(path.parent.name)
     return found
+
+
+def note_artifacts(folder: Path, names: list[str]) -> None:
+    """Write which artifacts a run uses, from its start on, so that clearing spares them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / UNDER_WAY, {"artifacts": names})
 
 
 def listing(root: Path, runs: Path) -> pd.DataFrame:
@@ -39,6 +47,8 @@ def listing(root: Path, runs: Path) -> pd.DataFrame:
 
 def unnamed(root: Path, runs: Path) -> list[tuple[Path, int]]:
     """Return (folder, bytes) of artifacts and unfinished work that no run names."""
+    if not runs.is_dir():
+        raise SvpkitError(f"{runs}: no folder of runs; --runs DIR names the one to spare")
     who = named(runs)
     made = [p for p in artifacts(root) if p.name not in who]
     partial = [p for p in sorted((root / ".partial").glob("*")) if p.is_dir()]
@@ -58,7 +68,6 @@ def remove(root: Path, folders: list[Path]) -> None:
                 shutil.rmtree(folder)
         except Timeout:
             raise SvpkitError(f"{folder}: another run is making it") from None
-        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -62,7 +62,10 @@ def plan_table(experiment: Experiment, root: Path) -> "Table":
         state = "made" if made else reason(planned, root)
         shown = "known after the split" if images is None else f"{images:,}" if images else ""
         table.add_row(planned.artifact.label, state, shown, _span(seconds) if seconds else "")
-    table.caption = f"about {_span(total)} on this machine ({rates.device}), by a short probe"
+    table.caption = (
+        f"about {_span(total)} on this machine ({rates.device}), by a short probe; "
+        "fidelity and report not counted"
+    )
     if total > 6 * 3600:
         table.caption += "; recipes/quickstart.toml shows the same walk in minutes"
     return table
@@ -88,7 +91,7 @@ def reason(planned: Planned, root: Path) -> str:
         other = read_record(artifact.path)["code"] != code_digest(planned.function)
         return "made" + (", by other code of the same revision" if other else "")
     if (root / ".partial" / artifact.name).is_dir():
-        return "begun, goes on where it was"
+        return "begun" + (", goes on where it was" if planned.function.resumes else "")  # type: ignore[attr-defined]
     wanted = identity(planned.function, planned.params, [i.name for i in planned.inputs])
     made = [read_record(p) for p in artifacts(root) if p.name.startswith(f"{artifact.stage}-")]
     if not made:
@@ -139,6 +142,7 @@ class _Rates:
         from svpkit import devices
 
         self.experiment, self.train = experiment, train
+        self.scored = sum(_asked(experiment.test[0]).values()) if experiment.test else None
         self.device = devices.describe()["name"]
         self._found: dict[str, float] = {}
 
@@ -151,6 +155,9 @@ class _Rates:
         if stage in ("generator", "classifier"):
             n = params["train"].images
             return n, n / self._rate(stage, params)
+        if stage == "score":
+            n = self.scored
+            return n, n / self._rate(stage, params) if n else 0.0
         if stage == "synthetic":
             n = self._draws(params)
             return n, n / self._rate(stage, params) if n else 0.0
@@ -168,6 +175,7 @@ class _Rates:
                 "generator": self._training,
                 "classifier": self._training,
                 "synthetic": self._drawing,
+                "score": self._scoring,
             }
             self._found[work] = probes.get(work, self._reading)(work, params)
         return self._found[work]
@@ -182,6 +190,12 @@ class _Rates:
 
         spec = self._spec(params.get("classes", ("a", "b", "c")))
         return training_rate(params[work](spec), spec, params["train"].batch, PROBE_SECONDS)
+
+    def _scoring(self, work: str, params: Mapping[str, Any]) -> float:
+        from svpkit.probe import scoring_rate
+
+        spec = self._spec(("a", "b", "c"))
+        return scoring_rate(params["classifier"](spec), spec, PROBE_SECONDS)
 
     def _drawing(self, work: str, params: Mapping[str, Any]) -> float:
         from svpkit.probe import drawing_rate

@@ -4,6 +4,7 @@ Built-ins come through the same hooks as strangers. Listing imports the plugin m
 factories import what is heavy inside.
 """
 
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -44,7 +45,10 @@ class Option:
     def type_name(self) -> str:
         """The type as a reader of a recipe would write it."""
         shown = typing.get_args(self.type)[0] if hasattr(self.type, "__metadata__") else self.type
-        return getattr(shown, "__name__", str(shown)) if isinstance(shown, type) else str(shown)
+        if typing.get_origin(shown) is typing.Literal:
+            return " or ".join(repr(each) for each in typing.get_args(shown))
+        plain = isinstance(shown, type) and not typing.get_args(shown)
+        return shown.__name__ if plain else str(shown).replace("typing.", "")
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,13 @@ class Use:
 
     plugin: Plugin
     options: dict[str, Any]
-    hosted: dict[str, Any] = field(default_factory=dict)
+    kinds: Mapping[str, Plugin] = field(default_factory=dict)
+
+    @property
+    def hosted(self) -> dict[str, Any]:
+        """What the host fills in: the particle types, by name, for a reader that wants them."""
+        wants = "particle_types" in inspect.signature(self.plugin.call).parameters
+        return {"particle_types": {n: k.thing for n, k in self.kinds.items()}} if wants else {}
 
     @property
     def thing(self) -> Any:
@@ -112,9 +122,9 @@ class Use:
         said = {"plugin": self.plugin.name, "options": self.options}
         if self.plugin.origin != "built-in":
             said["version"] = f"{self.plugin.package} {self.plugin.version}"
-        kinds = self.hosted.get("particle_types", {})
-        used = [k for k in kinds if k in self.options and hasattr(kinds[k], "revision")]
-        return said | ({"revisions": {k: kinds[k].revision for k in used}} if used else {})
+        strange = [k for k in self.kinds.values() if k.origin != "built-in"]
+        used = {k.name: f"{k.package} {k.version}" for k in strange if k.name in self.options}
+        return said | ({"particle_types": used} if used else {})
 
 
 class Registry:
@@ -151,13 +161,11 @@ class Registry:
         strategy, in the table of its own name.
         """
         plugin = self.get(kind, name, where)
-        types = {n: self.plugins["particle_type", n].thing for n in self.names("particle_type")}
-        takes = inspect.signature(plugin.call).parameters
-        hosted = {"particle_types": types} if "particle_types" in takes else {}
-        more = tuple(types) if plugin.takes_more else ()
+        kinds = {n: self.plugins["particle_type", n] for n in self.names("particle_type")}
+        more = tuple(kinds) if plugin.takes_more else ()
         beside = "." in where and kind != "strategy"
         key = where.rsplit(".", 1)[0] + ".options" if beside else where
-        return Use(plugin, check_options(plugin.options, options, key, more), hosted)
+        return Use(plugin, check_options(plugin.options, options, key, more), kinds)
 
 
 def discover(
@@ -176,7 +184,9 @@ def discover(
         version = entry.dist.version if entry.dist else "?"
         _load(registry, entry.name, entry.load, (package, version, "entry point"))
     for path in files:
-        _load(registry, path.stem, _file_importer(path), (path.name, "", str(path)))
+        # an edited file is another version: what the old one made is not taken for it
+        version = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+        _load(registry, path.stem, _file_importer(path), (path.name, version, str(path)))
     if strict and registry.broken:
         lost = registry.broken[0]
         raise SvpkitError(f"plugin '{lost.name}' ({lost.package}): {lost.reason}")
@@ -189,17 +199,19 @@ def options_of(call: Callable[..., Any]) -> dict[str, Option]:
     A string among the metadata of an `Annotated` type is the option's documentation.
     """
     target = call.__init__ if inspect.isclass(call) else call
-    asked = {k: v for k, v in target.__annotations__.items() if k != "return"}
-    # what it returns may be a heavy type that the module imports for checkers only
+    parameters = inspect.signature(call).parameters
+    wanted = [n for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    # what else it takes or returns may be a heavy type that the module imports for checkers only
+    asked = {n: target.__annotations__[n] for n in wanted if n in target.__annotations__}
     alone = SimpleNamespace(__annotations__=asked)
     scope = getattr(inspect.unwrap(target), "__globals__", {})
     hints = typing.get_type_hints(alone, globalns=scope, include_extras=True)
     options = {}
-    for name, p in inspect.signature(call).parameters.items():
-        if p.kind is inspect.Parameter.KEYWORD_ONLY and name not in RESERVED:
+    for name in wanted:
+        if name not in RESERVED:
             kind = hints.get(name, Any)
             doc = next((m for m in getattr(kind, "__metadata__", ()) if isinstance(m, str)), "")
-            options[name] = Option(name, kind, p.default, doc)
+            options[name] = Option(name, kind, parameters[name].default, doc)
     return options
 
 

@@ -33,7 +33,9 @@ def predict_source(
 
     model = Model.open(run / "model", registry)
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".particles-") as place:
+    with tempfile.TemporaryDirectory(
+        dir=out, prefix=".particles-", ignore_cleanup_errors=True
+    ) as place:
         folder = Path(place) / "set"
         particles = import_set(
             folder, reader, source, size=model.spec.size, channels=model.spec.channels

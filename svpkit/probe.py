@@ -13,7 +13,7 @@ from svpkit.hookspecs import ImageSpec
 
 
 def training_rate(model: Any, spec: ImageSpec, batch: int, seconds: float) -> float:
-    """Return images trained a second: forward and backward, the first step not counted."""
+    """Return images trained a second: forward, backward and update, the first step not counted."""
     if not isinstance(model, nn.Module):
         return float("inf")
     device = devices.device()
@@ -23,11 +23,26 @@ def training_rate(model: Any, spec: ImageSpec, batch: int, seconds: float) -> fl
     seeds = draws.seeds(0, "probe", index=range(batch)).to(device)
     generates = hasattr(model, "sample")
 
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-6)
+
     def step() -> None:
+        optimizer.zero_grad()
         loss = model(x, y, seeds) if generates else nn.functional.cross_entropy(model(x), y)
         loss.backward()
+        optimizer.step()
 
     return batch * _times(step, seconds)
+
+
+@torch.no_grad()
+def scoring_rate(model: Any, spec: ImageSpec, seconds: float, batch: int = 128) -> float:
+    """Return images classified a second."""
+    if not isinstance(model, nn.Module):
+        return float("inf")
+    device = devices.device()
+    model = model.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    x = torch.rand(batch, spec.channels, spec.size, spec.size, device=device) * 2 - 1
+    return batch * _times(lambda: model(x), seconds)
 
 
 @torch.no_grad()

@@ -68,7 +68,7 @@ class Progress:
         if not ranks.main():
             return
         rate = (self.done - self.start_at) / max(self._said - self._started, 1e-9)
-        left = (self.total - self.done) / rate if rate > 0 else float("nan")
+        left = max(self.total - self.done, 0) / rate if rate > 0 else float("nan")
         print(
             f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, "
             f"{left:,.0f} s left{self.note}",

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ def many() -> bool:
 
 def rank() -> int:
     """Return this process's number, 0 when it is alone."""
-    return _state().process_index if many() else 0
+    return state().process_index if many() else 0
 
 
 def size() -> int:
     """Return the number of processes."""
-    return _state().num_processes if many() else 1
+    return state().num_processes if many() else 1
 
 
 def main() -> bool:
@@ -32,7 +33,7 @@ def main() -> bool:
 def wait() -> None:
     """Wait until every process is here."""
     if many():
-        _state().wait_for_everyone()
+        state().wait_for_everyone()
 
 
 def agree(value: Any) -> Any:
@@ -77,7 +78,14 @@ def alone(lock: Path) -> Iterator[None]:
             held.release()
 
 
-def _state() -> Any:
+def state() -> Any:
+    """Return accelerate's view of the processes and the device."""
+    import torch
     from accelerate import PartialState
 
-    return PartialState()
+    # without `cpu`, processes launched on a machine with no GPU would each believe to be alone
+    if not many():
+        return PartialState()
+    # the others may wait for hours while the main process reads data
+    patient = timedelta(days=7)
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=patient)

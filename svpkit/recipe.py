@@ -64,7 +64,7 @@ class Data(_Frozen):
     classes: tuple[str, ...] | None = None
     """label order; by default as the reader finds them"""
     group: str | None = "group"
-    """column whose values are never split over two sets"""
+    """column whose values stay in one set; with under five values, val and test cut inside them"""
     train: dict[str, Count] | None = None
     """how many real training images of a class to keep, drawn by the seed; the rest is unused"""
     val: Share | dict[str, Count] = 0.1
@@ -118,7 +118,7 @@ class Generator(_Frozen):
 
     plugin: str = "ddpm"
     """generator by name"""
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = Field(min_length=1)
     """the classes it draws"""
     per_class: bool = True
     """one model a class, as in the paper; false = one conditional model"""

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +34,13 @@ def write_run(folder: Path, experiment: Experiment, walked: Walked, store: Store
     folder.mkdir(parents=True, exist_ok=True)
     run = run_record(experiment, walked, store)
     write_json(folder / "run.json", run)
-    write_json(folder / "results.json", results(experiment, walked, store))
     own = experiment.recipe.name
     shutil.copyfile(walked.scores[own].path / "test.parquet", folder / "predictions.parquet")
     story = tell(experiment, walked, store, run)
     _deploy(folder / "model", experiment, walked, model_card(story))
     write_report(folder / "report.html", story)
+    # last: what holds results.json is a finished run
+    write_json(folder / "results.json", results(experiment, walked, store))
     return story
 
 
@@ -62,8 +63,8 @@ def run_record(experiment: Experiment, walked: Walked, store: Store) -> dict[str
         "commit": commit(),
         "data": {name: s["digest"] for name, s in split.record["sets"].items()},
         "artifacts": {
-            a.label: {"name": a.name, "key": a.key, "code": read_record(a.path)["code"]}
-            for a in store.used
+            label: {"name": a.name, "key": a.key, "code": read_record(a.path)["code"]}
+            for label, a in labelled(store.used).items()
         },
         "generators": {
             label: {"artifact": a.name, "classes": _config(a)["spec"]["classes"]}
@@ -87,7 +88,7 @@ def results(experiment: Experiment, walked: Walked, store: Store) -> dict[str, A
         **own,
         "differences": found["differences"],
         "fidelity": read_fidelity(walked),
-        "seconds": {a.label: store.seconds[a.name] for a in store.used},
+        "seconds": {label: store.seconds[a.name] for label, a in labelled(store.used).items()},
         "arms": arms,
     }
 
@@ -125,15 +126,24 @@ def tell(experiment: Experiment, walked: Walked, store: Store, run: dict[str, An
         stages=[
             {
                 "stage": a.stage,
-                "label": a.label,
+                "label": label,
                 "seconds": store.seconds[a.name],
                 "cached": a.name not in made,
                 "key": a.key,
             }
-            for a in store.used
+            for label, a in labelled(store.used).items()
         ],
-        origins=tuple(ParticleSet.open(walked.data.path).table["origin"].unique()),
+        origins=tuple(split.record["origins"]),
     )
+
+
+def labelled(artifacts: Sequence[Artifact]) -> dict[str, Artifact]:
+    """Return artifacts by label; a label that two share gets the key beside it."""
+    found: dict[str, Artifact] = {}
+    for artifact in artifacts:
+        label = artifact.label
+        found[f"{label} ({artifact.key[:6]})" if label in found else label] = artifact
+    return found
 
 
 def read_evidence(walked: Walked) -> dict[str, Any]:
@@ -179,8 +189,15 @@ def worst_errors(score: Artifact) -> list[dict[str, Any]]:
 def commit() -> str | None:
     """Return the commit that svpkit's source is at, with a mark when it was changed, or None."""
     here = Path(__file__).parent
+    # installed inside a stranger's repository, git would tell of that one
+    if _git(here, "ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    return _git(here, "describe", "--always", "--dirty", "--abbrev=12")
+
+
+def _git(folder: Path, *args: str) -> str | None:
     try:
-        git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+        git = ["git", "-C", str(folder), *args]
         said = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.SubprocessError):
         return None
@@ -203,6 +220,7 @@ def _arm_story(
         "val": found["val"][name],
         "history": json.loads((artifact.path / "history.json").read_text()),
         "strategies": [s.plugin.name for s in arm.strategies],
+        "seen": json.loads((artifact.path / "train_counts.json").read_text())["share_seen"],
         "seconds": store.seconds[artifact.name],
         "images": experiment.recipe.classifier.train.images,
     }
@@ -220,7 +238,7 @@ def _deploy(folder: Path, experiment: Experiment, walked: Walked, card: str) -> 
     config["prevalence"] = experiment.recipe.evaluate.prevalence
     config["digests"] = {p.name: file_digest(p) for p in folder.glob("*.safetensors")}
     write_json(folder / "config.json", config)
-    (folder / "README.md").write_text(card)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _uses(experiment: Experiment) -> list[Any]:

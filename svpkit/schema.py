@@ -37,6 +37,8 @@ def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[tuple[str, s
 def _type(annotation: Any) -> str:
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return annotation.__name__
+    if hasattr(annotation, "__metadata__"):
+        return _type(typing.get_args(annotation)[0])
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         return " or ".join(spell(a) for a in args)

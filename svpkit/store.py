@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,9 @@ class Store:
         self.root, self.fresh = root, fresh
         self.seconds: dict[str, float] = {}
         self.made: list[Artifact] = []
+        self.stale: list[Artifact] = []
         self._used: dict[str, Artifact] = {}
+        self._remade: set[str] = set()
 
     @property
     def used(self) -> list[Artifact]:
@@ -80,11 +82,17 @@ class Store:
         that want the same artifact wait for each other.
         """
         artifact = self.name(function, params, *inputs, label=label)
-        again = artifact.stage in self.fresh and artifact.name not in self._used
+        if artifact.name in self._used:
+            return artifact
+        # what was made from something made again is made again too
+        again = artifact.stage in self.fresh or any(i.name in self._remade for i in inputs)
         if again or not ranks.agree(artifact.made):
             self._make(artifact, function, params, inputs, again)
-        self._used.setdefault(artifact.name, artifact)
-        self.seconds[artifact.name] = read_record(artifact.path)["seconds"]
+        record = read_record(artifact.path)
+        if record["code"] != code_digest(function):
+            self.stale.append(artifact)
+        self._used[artifact.name] = artifact
+        self.seconds[artifact.name] = record["seconds"]
         return artifact
 
     def name(
@@ -108,8 +116,6 @@ class Store:
         with ranks.alone(self.root / ".partial" / f"{artifact.name}.lock"):
             if not again and ranks.agree(artifact.made):
                 return
-            if again and ranks.main():
-                shutil.rmtree(artifact.path, ignore_errors=True)
             keep = getattr(function, "resumes", False) and not again
             ranks.on_main(partial(_prepare, out, keep))
             started = time.monotonic()
@@ -129,6 +135,7 @@ class Store:
             }
             ranks.on_main(partial(_publish, out, artifact.path, record))
         self.made.append(artifact)
+        self._remade |= {artifact.name} if again else set()
 
 
 def identity(function: Stage, params: Mapping[str, Any], inputs: list[str]) -> dict[str, Any]:
@@ -163,9 +170,21 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def code_digest(function: Stage) -> str:
-    """Return a digest of the source file that holds a stage: recorded, never part of the key."""
+    """Return a digest of the code behind a stage: its wing and what all wings share.
+
+    Recorded, never part of the key.
+    """
     source = Path(inspect.getfile(inspect.unwrap(function)))
-    return file_digest(source) if source.is_file() else ""
+    shared = [Path(__file__).with_name(f"{name}.py") for name in ("draws", "ema", "fit")]
+    return _code_digest(source.parent, tuple(shared))
+
+
+@cache
+def _code_digest(wing: Path, shared: tuple[Path, ...]) -> str:
+    state = hashlib.sha256()
+    for path in (*sorted(wing.glob("*.py")), *shared):
+        state.update(path.read_bytes())
+    return state.hexdigest()
 
 
 def file_digest(path: Path) -> str:
@@ -199,4 +218,12 @@ def _publish(out: Path, target: Path, record: dict[str, Any]) -> None:
     files = sorted(f for f in out.rglob("*") if f.is_file())
     record["files"] = {str(f.relative_to(out)): file_digest(f) for f in files}
     write_json(out / "artifact.json", record)
-    out.replace(target)
+    if target.exists():
+        # an older one, or what an interrupted removal left: out of the way in one rename
+        aside = out.with_name(f"{out.name}.old")
+        shutil.rmtree(aside, ignore_errors=True)
+        target.replace(aside)
+        out.replace(target)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        out.replace(target)

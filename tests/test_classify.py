@@ -27,7 +27,7 @@ SPEC = ImageSpec(1, 16, CLASSES)
 
 @dataclass(frozen=True)
 class Plan:
-    images: int = 1280
+    images: int = 2560
     batch: int = 32
     lr: float = 5e-3
     schedule: str = "cosine"
@@ -137,7 +137,7 @@ def test_a_resumed_training_equals_an_unbroken_one(trained, store, registry, tmp
         at = real(*args)
 
         def until(step):
-            if step == 23:
+            if step == 43:
                 raise KeyboardInterrupt
             return at(step)
 
@@ -211,7 +211,7 @@ def test_scores_of_the_locked_test_set(trained, store, registry, tmp_path):
     assert list(table.columns) == [
         *("id", "label", "label_code"),
         *(f"{kind}_{name}" for kind in ("p", "logit") for name in CLASSES),
-        *("ecd_um", "group", "source"),
+        *("ecd_um", "source", "group"),
     ]
     found = [
         average_precision_score(table["label"] == name, table[f"p_{name}"]) for name in CLASSES

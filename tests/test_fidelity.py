@@ -1,6 +1,7 @@
 """Fidelity: KID against its closed form, and planted faults that must each be caught."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,8 +33,7 @@ def seen(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for module in (extractor, fidelity):
             patch.setattr(module, "Split", SimpleNamespace(open=lambda folder: split))
-        short = extractor.ExtractorPlan(images=4800)
-        patch.setattr(extractor, "ExtractorPlan", lambda: short)
+        patch.setattr(extractor, "PLAN", replace(extractor.PLAN, images=4800))
         extractor.extractor(out, {"seed": SEED}, out)
         yield SimpleNamespace(folder=out, train=train, val=val, real=set_of({"disc": 200}, 2))
 
@@ -122,20 +122,32 @@ def test_kid_is_the_unbiased_polynomial_mmd():
 
     expected = without_diagonal(kernel(a, a)) + without_diagonal(kernel(b, b))
     expected -= 2 * kernel(a, b).mean()
-    # subsets as large as the sets: every subset is the whole
-    found = fidelity.kid(torch.tensor(a).float(), torch.tensor(b).float(), 40, 0)
-    assert found["value"] == pytest.approx(expected, rel=1e-4)
-    assert found["high"] - found["low"] == pytest.approx(0, abs=1e-5)
+    found = fidelity.kid(torch.tensor(a).float(), torch.tensor(b).float())
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_kid_needs_no_global_generator():
+def test_comparisons_need_no_global_generator():
     a, b = torch.randn(2, 60, 64, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    one = fidelity.kid(a, b, 20, 0)
+    one = fidelity.compare("kid", a, b, 20, 0)
     assert torch.equal(before, torch.random.get_rng_state())
     torch.manual_seed(2)
-    assert fidelity.kid(a, b, 20, 0) == one
+    assert fidelity.compare("kid", a, b, 20, 0) == one
+    assert one["low"] < one["value"] < one["high"]
+
+
+def test_the_floor_of_like_images_is_zero():
+    # KID has no bias: halves of one set differ by 0 on average, and the interval says by how much
+    gauss = torch.randn(400, 64, generator=torch.Generator().manual_seed(0))
+    floor = fidelity.compare("kid", gauss, None, 100, 0)
+    assert floor["low"] < 0 < floor["high"]
+    fresh = [
+        fidelity.kid(*torch.randn(2, 100, 64, generator=torch.Generator().manual_seed(k)))
+        for k in range(1, 60)
+    ]
+    inside = [floor["low"] <= x <= floor["high"] for x in fresh]
+    assert np.mean(inside) > 0.85
 
 
 def test_fid_of_gaussians_is_the_closed_form():
@@ -143,7 +155,7 @@ def test_fid_of_gaussians_is_the_closed_form():
     sd = np.linspace(0.5, 2, 64)
     a, b = rng.normal(size=(20_000, 64)) * sd + 0.2, rng.normal(size=(20_000, 64))
     expected = 64 * 0.2**2 + ((sd - 1) ** 2).sum()
-    found = fidelity._fid(torch.tensor(a), torch.tensor(b))
+    found = fidelity.fid(torch.tensor(a), torch.tensor(b))
     assert found == pytest.approx(expected, rel=0.02)
 
 

@@ -185,7 +185,7 @@ def test_an_image_depends_on_its_seed_alone(sampler):
 
 
 def test_too_many_steps():
-    with pytest.raises(SvpkitError, match="sample.steps: 60 is more than the 50 timesteps"):
+    with pytest.raises(SvpkitError, match="sample.steps: given 60, at most the 50 timesteps"):
         model(timesteps=50).sample(torch.zeros(1).long(), batch(1)[2], steps=60)
 
 

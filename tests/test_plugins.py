@@ -90,6 +90,25 @@ def test_entry_points_are_found_and_broken_ones_isolated(tmp_path, monkeypatch):
     assert mine.version in str(registry.use("strategy", "mine", {}, "b").describe())
 
 
+def test_an_edited_one_file_plugin_is_another_version(tmp_path):
+    path = write(tmp_path, "mine", GOOD)
+    said = [discover(files=[path]).use("strategy", "mine", {}, "b").describe()]
+    write(tmp_path, "mine", GOOD + "# changed")
+    said.append(discover(files=[path]).use("strategy", "mine", {}, "b").describe())
+    assert said[0] != said[1]
+
+
+def test_a_strangers_particle_type_is_part_of_what_names_the_data(tmp_path):
+    text = (
+        "from svpkit import hookimpl\nclass Flake:\n    def draw(self, seeds, optics): pass\n"
+        "@hookimpl\ndef register_particle_types(register):\n    register('flake', Flake())\n"
+    )
+    registry = discover(files=[write(tmp_path, "flakes", text)])
+    use = registry.use("reader", "simulated", {"flake": 3, "protein": 2}, "data.reader")
+    assert "flakes.py" in use.describe()["particle_types"]["flake"]
+    assert set(use.hosted["particle_types"]) >= {"flake", "protein"}
+
+
 def test_a_wrong_name_is_told_the_nearest():
     with pytest.raises(SvpkitError, match="data.reader: unknown 'foldr'; did you mean 'folder'"):
         discover().get("reader", "foldr", "data.reader")

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from dataclasses import replace
 from html import escape, unescape
 from html.parser import HTMLParser
@@ -18,7 +19,15 @@ from svpkit.report.advice import next_steps, warnings
 from svpkit.report.figures import grey_range, png, span
 from svpkit.report.html import SECTIONS, render
 from svpkit.report.numbers import bounds, duration, interval, listed, number, signed
-from svpkit.report.words import asked, blind, closeness, fidelity_sentence, rare, verdict
+from svpkit.report.words import (
+    asked,
+    blind,
+    fidelity_sentence,
+    rare,
+    resolution,
+    strongest,
+    verdict,
+)
 
 CLASSES = ("protein", "silicone_oil", "air_bubble")
 HOSTILE = "<script>alert('x')</script>"
@@ -82,7 +91,7 @@ def story():
             "balance": {"strategies": ["synthetic"]},
             "evaluate": {"prevalence": {"protein": 1000, "silicone_oil": 1, "air_bubble": 1}},
         },
-        run={"commit": "abc123", "seconds": 12.5, "versions": {"svpkit": "0.1.0"}, "seeds": [0]},
+        run={"commit": "abc123", "seconds": 12.5, "versions": {"svpkit": "0.1.0"}, "seed": 0},
         sets={
             "train": {"protein": 5000, "silicone_oil": 50, "air_bubble": 50},
             "val": dict.fromkeys(CLASSES, 100),
@@ -119,34 +128,94 @@ def test_numbers_read_as_people_write_them():
     ]
 
 
-def two_arms(gap, own=("synthetic",), base=("none",)):
-    arms = {"own": arm(0.90, list(own)), "base": arm(0.88, list(base))}
-    return verdict(arms, {"base": {"macro_auprc": gap}} if gap else {})
+COUNTS = {"protein": 5000, "silicone_oil": 50, "air_bubble": 50}
+
+
+def judged(arms, differences):
+    sets = {"train": COUNTS}
+    return verdict(Story(recipe={}, run={}, sets=sets, arms=arms, differences=differences))
+
+
+def two_arms(gap, own=("synthetic",), base=("none",), there=None, **more):
+    arms = {"own": arm(0.90, list(own)) | more, "base": arm(0.88, list(base))}
+    row = {"macro_auprc": gap, "at_prevalence": {"macro_auprc": there} if there else None}
+    return judged(arms, {"base": row} if gap else {})
 
 
 def test_verdict_follows_the_paired_interval():
-    helped = two_arms(around(0.02, 0.01))
-    assert (helped.kind, helped.headline) == ("helped", "Adding drawn particles helped")
-    assert "+0.020" in helped.sentence and "excludes zero" in helped.sentence
-    assert two_arms(around(-0.02, 0.01)).headline == "Adding drawn particles did worse than base"
+    better = two_arms(around(0.02, 0.01))
+    assert better.kind == "better"
+    assert better.headline == "Training with drawn particles did better than base in this run"
+    assert "+0.020" in better.sentence and "excludes zero" in better.sentence
+    worse = two_arms(around(-0.02, 0.01))
+    assert worse.headline == "Training with drawn particles did worse than base in this run"
     unclear = two_arms(around(0.01, 0.02))
     assert unclear.kind == "unclear" and "holds zero" in unclear.sentence
     assert two_arms(None).kind == "unpaired"
-    assert verdict({"own": arm(0.9, ["none"])}, {}).kind == "alone"
+    assert judged({"own": arm(0.9, ["none"])}, {}).kind == "alone"
+
+
+@pytest.mark.parametrize("gap", [0.02, -0.02, 0.0])
+def test_no_headline_claims_a_cause(gap):
+    for own in (("synthetic",), ("synthetic", "augment"), ("class_weights",), ("none",)):
+        found = two_arms(around(gap), own=own)
+        assert not re.search("help|hurt|adding|because|improve|gain", found.headline.lower())
+        assert ("in this run" in found.headline) == (found.kind != "unclear")
 
 
 def test_verdict_names_what_else_the_arms_differ_in():
     assert "differ in augment" in two_arms(around(0.02), own=("synthetic", "augment")).sentence
-    fair = two_arms(around(0.02), own=("synthetic", "augment"), base=("oversample", "augment"))
-    assert "differ in" not in fair.sentence
-    assert two_arms(around(0.02), own=("class_weights",)).headline == "Class weights helped"
+    often = two_arms(around(0.02), own=("synthetic", "augment"), base=("oversample", "augment"))
+    assert "differ in oversample (how often each real image is shown)" in often.sentence
+    assert "differ in" not in two_arms(around(0.02)).sentence
+    weighted = two_arms(around(0.02), own=("class_weights",)).headline
+    assert weighted == "Training with class weights did better than base in this run"
+
+
+def test_verdict_names_the_class_mix_that_each_arm_saw():
+    thirds = {"protein": 0.34, "silicone_oil": 0.33, "air_bubble": 0.33}
+    few = {"protein": 0.7, "silicone_oil": 0.15, "air_bubble": 0.15}
+
+    def sentence(mine, theirs):
+        arms = {"own": arm(0.9, ["synthetic"]), "base": arm(0.88, ["oversample"])}
+        arms["own"] |= {"seen": mine}
+        arms["base"] |= {"seen": theirs}
+        return judged(arms, {"base": {"macro_auprc": around(0.02)}}).sentence
+
+    said = sentence(few, thirds).replace("\u00a0", " ")
+    assert (
+        "The arms also differ in class mix: 15 % silicone oil and 15 % air bubble seen in "
+        "training against 33 % and 33 %."
+    ) in said
+    assert "class mix" not in sentence(few, few | {"silicone_oil": 0.16})
+    assert "class mix" not in sentence(few, None)
+
+
+def test_verdict_says_when_the_stated_prevalence_turns_it():
+    turned = two_arms(around(0.02), there=around(-0.03)).sentence
+    assert "At the stated prevalence it is −0.030" in turned
+    blurred = two_arms(around(0.02), there=around(0.02, 0.05)).sentence
+    assert re.search("At the stated prevalence it .*holds zero", blurred)
+    assert "stated prevalence" not in two_arms(around(0.02), there=around(0.05)).sentence
+    assert "stated prevalence" not in two_arms(around(0.02)).sentence
 
 
 def test_verdict_takes_the_strongest_baseline():
     arms = {"own": arm(0.90, []), "weak": arm(0.5, []), "strong": arm(0.95, [])}
     gaps = {"weak": around(0.4), "strong": around(-0.05)}
-    found = verdict(arms, {name: {"macro_auprc": gap} for name, gap in gaps.items()})
-    assert found.kind == "hurt" and "Against weak it is +0.400" in found.sentence
+    found = judged(arms, {name: {"macro_auprc": gap} for name, gap in gaps.items()})
+    assert found.kind == "worse" and "Against weak it is +0.400" in found.sentence
+    assert "strong is the strongest on the test set" in found.sentence
+
+
+def test_the_baseline_is_chosen_on_validation():
+    arms = {"own": arm(0.90, []), "lucky": arm(0.95, []), "sound": arm(0.93, [])}
+    for name, auprc in {"lucky": 0.80, "sound": 0.85}.items():
+        arms[name]["val"] = scores(auprc)
+    assert strongest(arms) == "sound"
+    assert "sound is the strongest on validation" in judged(arms, {}).sentence
+    arms["sound"]["val"] = None
+    assert strongest(arms) == "lucky"
 
 
 def fidelity(kid, floor=0.002, ceiling=0.6, width=0.005):
@@ -154,24 +223,49 @@ def fidelity(kid, floor=0.002, ceiling=0.6, width=0.005):
     return {"kid": around(kid, width), "kid_floor": around(floor, 0.001), "kid_ceiling": top}
 
 
+def test_fidelity_sentence_is_the_words_of_the_measurement():
+    said = fidelity_sentence("silicone_oil", {"words": "Far from real: 60% of the way."})
+    assert said == "Drawn silicone oil: far from real: 60% of the way."
+    assert fidelity_sentence("x", fidelity(0.159)) == "Drawn x: KID 0.159 (0.154–0.164)."
+    assert fidelity_sentence("x", {}) == "Drawn x: KID –."
+
+
 @pytest.mark.parametrize(
-    ("row", "kind"),
+    ("said", "step"),
     [
-        (fidelity(0.159), "far"),
-        (fidelity(0.02), "close"),
-        (fidelity(0.02, ceiling=None), "far"),
-        (fidelity(0.006), "near"),
-        ({"kid": None}, "unknown"),
+        ("far", "Train the generator longer: drawn silicone oil"),
+        ("cannot tell", "Hold out more real silicone oil"),
+        ("some way", None),
+        ("close", None),
     ],
 )
-def test_drawn_particles_are_called_near_close_or_far(row, kind):
-    assert closeness(row) == kind
+def test_next_steps_follow_the_verdict_of_the_measurement(story, said, step):
+    # figures that alone would look far from real: the row's own verdict is the only rule
+    row = fidelity(0.5) | {"verdict": said}
+    steps = "\n".join(next_steps(replace(story, fidelity={"silicone_oil": row})))
+    assert step in steps if step else "drawn" not in steps
 
 
-def test_fidelity_sentence_gives_the_figures_it_rests_on():
-    said = fidelity_sentence("silicone_oil", fidelity(0.159))
-    assert "still far from real" in said and "0.159" in said and "0.600 for noise" in said
-    assert fidelity_sentence("x", {"words": "Their own."}) == "Their own."
+def test_copies_are_counted_above_those_among_real_images(story):
+    def said(**row):
+        found = warnings(replace(story, fidelity={"air_bubble": row}))
+        return "\n".join(found).replace("\u00a0", " ")
+
+    assert said(copy_rate=0.05, copy_rate_floor=0.045) == ""
+    assert said(copy_rate=0.011, copy_rate_floor=None) != ""
+    above = said(copy_rate=0.05, copy_rate_floor=0.02)
+    assert "5.0 % of the drawn air bubble" in above and "(real ones: 2.0 %)" in above
+    floor = said(copy_rate=0.05, copy_rate_floor=0.02, copy_recall=0.6)
+    assert "At least 5.0 %" in floor and "catches 60 % of planted copies" in floor
+
+
+def test_the_finest_false_positive_rate_follows_from_the_counts():
+    prevalence = {"protein": 1000, "silicone_oil": 1, "air_bubble": 2}
+    said = resolution(prevalence, {"protein": 10_000, "silicone_oil": 250, "air_bubble": 250})
+    # 1 of 10,000 misnamed, 1000 protein to 1 silicone oil: 0.1 for each; 1 / 1.1 = 0.91
+    for part in ("1 in 10,000", "counts as 0.1 for every silicone oil", "to 0.91 at most"):
+        assert part in said
+    assert resolution(prevalence, {"protein": 10_000}) == "" == resolution({}, {})
 
 
 def test_a_blind_classifier_is_named_whatever_its_macro_precision():
@@ -205,7 +299,7 @@ def test_warnings_tell_of_thin_evidence(story):
         quarantined=3,
         fidelity={"silicone_oil": {"copy_rate": 0.05}},
     )
-    said = "\n".join(warnings(thin))
+    said = "\n".join(warnings(thin)).replace("\u00a0", " ")
     for part in (
         *("12 of silicone oil", "nothing was chosen", "7 for air bubble", "within this run only"),
         *("5.0 %", "4 near-identical", "3 unreadable", "a note"),
@@ -284,6 +378,49 @@ def test_the_page_is_whole_and_asks_for_nothing(tmp_path, story):
     assert "SIMULATED" not in text
 
 
+def section(text, name):
+    """The words of one section of the page, spaces made plain."""
+    found = re.search(rf'<section id="{name}".*?</section>', text, re.DOTALL)[0]
+    return " ".join(unescape(re.sub("<[^>]+>", " ", found)).split())
+
+
+def test_the_fidelity_table_says_what_its_ranges_are(story):
+    row = fidelity(0.159) | {"kid_gap": around(0.157), "n_compared": 50, "n_drawn": 900}
+    row |= {"copy_rate": 0.05, "copy_rate_floor": 0.02, "copy_recall": 0.6}
+    said = section(render(replace(story, fidelity={"silicone_oil": row})), "fidelity")
+    for part in (
+        *("not a confidence interval", "own small extractor", "published KID", "images a side"),
+        *("KID minus floor", "0.157 0.147–0.167", "at least 5.0 %", "real copies", "2.0 %"),
+        *("catches 60 %", "share of planted copies"),
+    ):
+        assert part in said
+    assert "at least" not in section(render(story), "fidelity")
+
+
+def test_the_prevalence_section_shows_the_paired_difference_and_thin_macros(story):
+    row = {"macro_auprc": around(0.02), "at_prevalence": {"macro_auprc": around(-0.037)}}
+    metrics = story.arms["synthetic"]["metrics"]
+    metrics["per_class"]["air_bubble"] |= {"false_positives": 7, "few_false_positives": True}
+    text = render(replace(story, differences={"real_only": row}))
+    said = section(text, "prevalence")
+    assert "−0.037 −0.047 to −0.027" in said and "1 in 100" in said
+    assert len(re.findall("macro [^m]*1 class under 30", said)) == 1
+    assert "−0.037" not in section(text, "arms")
+
+
+def test_the_arms_and_sizes_say_what_does_not_compare(story):
+    text = render(story)
+    assert "different operating points; AUPRC compares skill" in section(text, "arms")
+    sizes = section(text, "sizes")
+    assert "100 chance 0.333" in sizes and "0.92 · 0.95 · 0.90" in sizes
+    assert "class mix of its own" in sizes
+
+
+def test_the_recipe_is_shown_as_toml_that_reads_back(story):
+    text = re.search(r"<pre[^>]*>(.*?)</pre>", render(story), re.DOTALL)[1]
+    assert tomllib.loads(unescape(text)) == story.recipe
+
+
 def test_simulated_figures_say_so_everywhere(story):
     simulated = replace(story, origins=("simulated",))
     text = render(simulated)
@@ -336,6 +473,7 @@ def test_the_table_sets_precision_beside_recall_and_auprc(story):
     for part in ("average precision", "Macro precision", "Macro recall", "0.920 (0.910–0.930)"):
         assert part in text
     assert "+0.020 (0.010–0.030)" in text
+    assert "one seed: other seeds may move it as much" in text
 
 
 def test_the_card_gives_data_use_limits_and_never_a_pass(story):
@@ -349,6 +487,7 @@ def test_the_card_gives_data_use_limits_and_never_a_pass(story):
         "1000 protein",
     ):
         assert part in card
+    assert "seed: 0" in card and "versions: svpkit 0.1.0" in card and "{'" not in card
     assert "pass" not in card.lower() and "usp" not in card.lower()
 
 

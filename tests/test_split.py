@@ -371,3 +371,23 @@ def test_real_cells_grouped_by_source_image(real_data):
     assert data.take(parts.val).counts == {"WBC": 40, "RBC": 300, "Platelets": 40}
     share = np.array(list(data.take(parts.test).counts.values())) / list(data.counts.values())
     assert np.abs(share - 0.2).max() < 0.02
+
+
+def test_a_set_without_a_class_is_refused_by_name(tmp_path):
+    with pytest.raises(SvpkitError, match="no particle of class 'b' in val .100 particles there"):
+        made(tmp_path / "val", particles([400, 100]), val={"a": 100})
+    only = particles([50, 0], seed=7)
+    with pytest.raises(SvpkitError, match="no particle of class 'b' in test"):
+        made(tmp_path / "test", particles([200, 100]), only)
+
+
+def test_groups_that_stand_in_data_and_in_a_test_set_of_its_own_are_noted(tmp_path):
+    shared = {"group": ["vial 7"] * 300}
+    data = ParticleSet.from_arrays(
+        particles([200, 100]).images(), ["a"] * 200 + ["b"] * 100, "ab", **shared
+    )
+    test = ParticleSet.from_arrays(
+        particles([50, 20], seed=7).images(), ["a"] * 50 + ["b"] * 20, "ab", group="vial 7"
+    )
+    found = made(tmp_path, data, test)
+    assert any("'vial 7'" in note for note in found.record["notes"])

@@ -1,7 +1,5 @@
 """The store: made once, whole or absent, named by what went in."""
 
-import json
-
 import pytest
 
 from svpkit import keep
@@ -87,13 +85,39 @@ def test_unfinished_work_resumes_or_starts_clean(tmp_path):
     assert not (Store(tmp_path).get(leaf, {"x": 9}).path / "stale.txt").exists()
 
 
-def test_fresh_makes_a_stage_again_once(tmp_path):
+def test_fresh_makes_a_stage_again_once_with_all_that_comes_from_it(tmp_path):
     build(Store(tmp_path))
-    CALLS.clear()
-    store = Store(tmp_path, fresh=("sum_up",))
-    build(store)
-    build(store)
-    assert CALLS == ["sum"]
+    for fresh, calls in (("sum_up", ["sum"]), ("leaf", ["leaf", "leaf", "sum"])):
+        CALLS.clear()
+        store = Store(tmp_path, fresh=(fresh,))
+        build(store)
+        build(store)
+        assert CALLS == calls
+
+
+def test_an_interrupted_fresh_keeps_what_was_there(tmp_path):
+    made = Store(tmp_path).get(leaf, {"x": 1})
+
+    def stops(out, params):
+        raise KeyboardInterrupt
+
+    stops.__name__, stops.revision = "leaf", 1
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path, fresh=("leaf",)).get(stops, {"x": 1})
+    assert (made.path / "value.txt").read_text() == "1"
+
+
+def test_leftovers_of_an_interrupted_removal_do_not_stand_in_the_way(tmp_path):
+    made = Store(tmp_path).get(leaf, {"x": 1})
+    (made.path / "artifact.json").unlink()
+    assert Store(tmp_path).get(leaf, {"x": 1}).made
+
+
+def test_other_code_of_the_same_revision_is_noticed(tmp_path, monkeypatch):
+    Store(tmp_path).get(leaf, {"x": 1})
+    monkeypatch.setattr("svpkit.store.code_digest", lambda f: "other")
+    store = Store(tmp_path)
+    assert [a.stage for a in (store.get(leaf, {"x": 1}),)] == [a.stage for a in store.stale]
 
 
 def test_the_record_holds_params_inputs_and_digests(tmp_path):
@@ -108,9 +132,9 @@ def test_the_record_holds_params_inputs_and_digests(tmp_path):
 def test_listing_and_clearing_what_no_run_names(tmp_path):
     store, runs = Store(tmp_path / "store"), tmp_path / "runs"
     kept, lost = store.get(leaf, {"x": 1}), store.get(leaf, {"x": 2})
-    (runs / "one").mkdir(parents=True)
-    named = {"a": {"name": kept.name}}
-    (runs / "one" / "run.json").write_text(json.dumps({"artifacts": named}))
+    with pytest.raises(SvpkitError, match="no folder of runs"):
+        keep.unnamed(store.root, runs)
+    keep.note_artifacts(runs / "one", [kept.name])
     table = keep.listing(store.root, runs).set_index("artifact")
     assert table.loc[kept.name, "runs"] == "one" and table.loc[lost.name, "runs"] == "-"
     found = keep.unnamed(store.root, runs)

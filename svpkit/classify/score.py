@@ -11,7 +11,7 @@ from svpkit import ranks
 from svpkit.classify.model import Model
 from svpkit.errors import SvpkitError
 from svpkit.particles.particleset import ParticleSet
-from svpkit.particles.split import Split
+from svpkit.particles.split import Split, groups_of
 from svpkit.store import stage, write_json
 
 # Rows that one process takes at a time when several share the work.
@@ -20,7 +20,7 @@ BLOCK = 8192
 WORST = 48
 
 
-@stage(revision=1, everywhere=True)
+@stage(revision=2, everywhere=True)
 def score(out: Path, params: Mapping[str, Any], classifier: Path, split: Path) -> None:
     """Write `test.parquet` and `val.parquet`: a row a particle, in the set's order.
 
@@ -35,6 +35,7 @@ def score(out: Path, params: Mapping[str, Any], classifier: Path, split: Path) -
     for name, particles in (("val", sets.val()), ("test", sets.test())):
         refuse_drawn(particles, name)
         rows = predictions(model, particles)
+        rows["group"] = groups_of(particles, sets.record["group"])
         ranks.on_main(lambda rows=rows, name=name: rows.to_parquet(out / f"{name}.parquet"))
     worst = worst_errors(rows, model.classes)
     pictures = particles.take(worst).images()
@@ -52,7 +53,7 @@ def predictions(model: Model, particles: ParticleSet) -> pd.DataFrame:
         columns[f"p_{name}"] = probabilities[:, k]
     for k, name in enumerate(model.classes):
         columns[f"logit_{name}"] = logits[:, k]
-    more = {name: table[name] for name in ("ecd_um", "group", "source")}
+    more = {name: table[name] for name in ("ecd_um", "source")}
     return pd.DataFrame(columns | more)
 
 

@@ -1,7 +1,7 @@
 """The stage `classifier`: strategies applied to the training set, then one fit, chosen on val."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +73,7 @@ def order(
 
         return drawn
 
-    @lru_cache(maxsize=2)
-    def permutation(epoch: int) -> np.ndarray:
-        return draws.rng(seed, "epoch", epoch).permutation(n)
-
-    def permuted(step: int) -> np.ndarray:
-        epoch, at = np.divmod(np.arange(step * batch, (step + 1) * batch), n)
-        return np.concatenate([permutation(int(e))[at[epoch == e]] for e in np.unique(epoch)])
-
-    return permuted
+    return fit.epochs(n, batch, seed)
 
 
 def validation(

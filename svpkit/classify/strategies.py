@@ -118,13 +118,11 @@ class Synthetic:
 
     `to`: "largest" fills each class up to the largest; a mapping fills the classes that it names up
     to those counts; a number draws that share of the real particles, for every class but the
-    largest. `at_most` limits the particles drawn for a class. `gates` are limits that a class's
-    drawn particles must keep, else they are left out.
+    largest. `at_most` limits the particles drawn for a class.
     """
 
     to: Literal["largest"] | dict[str, int] | float = "largest"
     at_most: int | None = None
-    gates: dict[str, float] | None = None
 
     def draws(self, counts: Mapping[str, int]) -> dict[str, int]:
         """Return how many particles to draw of each class, from the real counts of all classes."""

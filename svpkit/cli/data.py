@@ -18,8 +18,16 @@ def data() -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--reader", help="Reader by name [default: the one that knows the input].")
 @click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="A reader's.")
-@click.option("--size", default=64, show_default=True, help="Side of the images in pixels.")
-@click.option("--channels", default=1, show_default=True, type=click.IntRange(1, 3))
+@click.option(
+    "--size",
+    default=64,
+    show_default=True,
+    type=click.IntRange(8, 1024),
+    help="Side of the images in pixels.",
+)
+@click.option(
+    "--colour", "channels", flag_value=3, default=1, type=int, help="Keep colour [default: grey]."
+)
 @click.pass_obj
 def import_(
     registry: Registry,

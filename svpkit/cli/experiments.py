@@ -30,10 +30,14 @@ def run(
 
     experiment = api.experiment(recipe, overrides, data_root=data_root, registry=registry)
     if plan:
+        from svpkit.checks import check_models
         from svpkit.plan import plan_table
 
+        check_models(experiment)
         return api.console().print(plan_table(experiment, store_root))
     done = api.execute(experiment, runs=runs, store=store_root, fresh=fresh)
+    for line in done.notes:
+        click.echo(line, err=True)
     if done.summary is not None:
         api.console().print(done.summary)
         click.echo(f"report: {done.folder / 'report.html'}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from svpkit.cli.common import options_of, runs_option, store_option
+from svpkit.cli.common import options_of, runs_option
 from svpkit.plugins import Registry
 
 
@@ -42,7 +42,12 @@ def predict(
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @runs_option
-@store_option
+@click.option(
+    "--store",
+    "store_root",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the artifacts [default: the run's].",
+)
 @click.pass_obj
 def generate(
     registry: Registry,
@@ -52,7 +57,7 @@ def generate(
     seed: int,
     out: Path,
     runs: Path,
-    store_root: Path,
+    store_root: Path | None,
 ) -> None:
     """Draw particles with a run's generator: PNG files, each tagged as synthetic."""
     from svpkit import api

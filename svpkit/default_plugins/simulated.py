@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Le
 
 from svpkit.errors import SvpkitError, unknown
 from svpkit.hookspecs import Register, hookimpl
@@ -63,11 +65,13 @@ class SimulatedReader:
         path: object = None,
         *,
         particle_types: Mapping[str, Any],
-        instrument: str = "mfi-like",
-        pixels: int = 64,
-        binning: int = 1,
-        seed: int = 0,
-        start: int = 0,
+        instrument: Annotated[
+            Literal["mfi-like", "flowcam-like"], "profile of optics, camera and crop"
+        ] = "mfi-like",
+        pixels: Annotated[int, Ge(8), Le(256), "side of the crops, after binning"] = 64,
+        binning: Annotated[int, Ge(1), Le(8), "sensor pixels joined, a side"] = 1,
+        seed: Annotated[int, Ge(0), "another seed, other particles"] = 0,
+        start: Annotated[int, Ge(0), "number of the first particle of each class"] = 0,
         **counts: int,
     ) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Yield images uint8 (pixels, pixels) and rows, class after class.

@@ -75,11 +75,8 @@ def synthetic(
         "fill up to the largest class, or to counts per class; or a share of the real particles",
     ] = "largest",
     at_most: Annotated[int | None, Ge(0), "the most particles drawn for a class"] = None,
-    gates: Annotated[
-        dict[str, float] | None, "limits, such as copy_rate, that a class's drawn set must keep"
-    ] = None,
 ) -> Any:
     """Add particles that the generator draws to the real ones."""
     from svpkit.classify.strategies import Synthetic
 
-    return Synthetic(to, at_most, gates)
+    return Synthetic(to, at_most)

@@ -57,11 +57,21 @@ def compare_frames(
         codes(first["label"].tolist(), classes),
         {name: probabilities(frame) for name, frame in frames.items()},
         classes,
-        groups=first["group"].astype(str).to_numpy(),
+        groups=alone(first["group"].astype(str).to_numpy(dtype=object)),
         prevalence=prevalence,
         ecd_um=first["ecd_um"].to_numpy(float),
         replicates=replicates,
     )
+
+
+def alone(groups: np.ndarray) -> np.ndarray | None:
+    """Return group names with each nameless particle a group of its own; None where all are."""
+    nameless = np.flatnonzero(groups == "")
+    if len(nameless) == len(groups):
+        return None
+    groups = groups.copy()
+    groups[nameless] = [f"\x1f{i}" for i in nameless]
+    return groups
 
 
 def read_predictions(path: Path) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Denoising diffusion: the loss that teaches a network to see through noise, and how it draws."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -110,8 +111,7 @@ class Diffusion(nn.Module):
         ] = "matched",
     ) -> Tensor:
         """Return images (B, C, H, W) in [-1, 1] for labels (B,); image i depends on seeds[i]."""
-        if steps > len(self.lam):
-            raise SvpkitError(f"sample.steps: {steps} is more than the {len(self.lam)} timesteps")
+        self.check_sample({"steps": steps}, "sample")
         solve, grid_of = SAMPLERS[sampler]
         grid = grid_of(self.lam.cpu().double(), steps)
 
@@ -129,6 +129,13 @@ class Diffusion(nn.Module):
         x = self._start(labels, seeds, float(grid.alpha[0]), float(grid.sigma[0]), start)
         x = solve(denoise, x.to(memory_format=torch.channels_last), grid, noise)
         return (x * self.scale + self.centre).clamp(-1, 1)
+
+    def check_sample(self, sample: Mapping[str, Any], where: str) -> None:
+        """Raise SvpkitError for options of `sample` that do not fit this model."""
+        if sample["steps"] > len(self.lam):
+            raise SvpkitError(
+                f"{where}.steps: given {sample['steps']}, at most the {len(self.lam)} timesteps"
+            )
 
     def _levels(self, seeds: Tensor) -> tuple[Tensor, Tensor]:
         # the times and lambdas (B,) to train on

@@ -36,6 +36,10 @@ def draw(
     Whole chunks are drawn, the last one filled up: in a chunk of the same size at the same place an
     image is the same to the bit. `progress` is told of each chunk.
     """
+    if not len(labels):
+        # the generator alone knows the shape of its images
+        none = torch.zeros(1, dtype=torch.int64)
+        return _sample(model, none, none, sample)[:0]
     found = []
     for start in range(0, len(labels), chunk):
         index = np.minimum(np.arange(start, start + chunk), len(labels) - 1)

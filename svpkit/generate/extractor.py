@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from svpkit import checkpoint, devices, draws, ranks
-from svpkit.fit import Task, fit, seeded, to_float
+from svpkit.fit import Plan, Task, fit, seeded, to_float
 from svpkit.generate.diffusion import spaced, turn
 from svpkit.particles.particleset import ParticleSet, batches
 from svpkit.particles.split import Split
@@ -30,19 +29,9 @@ BLOCK = 512
 MEASURED = 4096
 
 
-@dataclass(frozen=True)
-class ExtractorPlan:
-    """How the extractor is trained: always the same, so that its figures compare."""
-
-    images: int = 40_000
-    batch: int = 96  # divides over most numbers of processes
-    lr: float = 2e-3
-    schedule: str = "cosine"
-    warmup: float = 0.05
-    optimizer: str = "adam"
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    ema: float = 0.0
+# How the extractor is trained: always the same, so that its figures compare. The batch divides over
+# most numbers of processes.
+PLAN = Plan(images=40_000, batch=96, lr=2e-3)
 
 
 class Extractor(nn.Module):
@@ -106,14 +95,13 @@ def extractor(out: Path, params: Mapping[str, Any], split: Path) -> None:
     with seeded(params["seed"], "extractor"):
         model = Extractor(train.shape[0], len(train.classes))
     labels = train.labels
-    plan: Any = ExtractorPlan()
     task = Task(
-        order=lambda step: balanced(labels, plan.batch, params["seed"], step),
+        order=lambda step: balanced(labels, PLAN.batch, params["seed"], step),
         fetch=lambda at: (train.images(at), labels[at]),
         loss=_loss,
         label="extractor",
     )
-    model, history = fit(model, plan, task, out=out, seed=params["seed"], precision="fp32")
+    model, history = fit(model, PLAN, task, out=out, seed=params["seed"], precision="fp32")
     ranks.on_main(lambda: _save(out, model, train, history))
 
 
@@ -156,13 +144,14 @@ def harm(x: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
     much = draws.uniform(seeds, (len(HARMS),), "harm")
     much[:, :2] = (2 * much[:, :2] - 1).clamp(min=0)
     blur, noise, contrast, level = much[:, :, None, None, None].unbind(1)
-    x = x + blur * (_smooth(x) - x)
+    x = x + blur * (smooth(x) - x)
     mean = x.mean(dim=(2, 3), keepdim=True)
     x = mean + (x - mean) * (0.75 + 0.5 * contrast) + 0.2 * (level - 0.5)
     return x + 0.1 * noise * draws.normal(seeds, x.shape[1:], "harm noise"), much
 
 
-def _smooth(x: Tensor) -> Tensor:
+def smooth(x: Tensor) -> Tensor:
+    """Return images (B, C, H, W) blurred by a binomial filter of one pixel's standard deviation."""
     row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=x.device) / 16
     kernel = torch.outer(row, row).expand(x.shape[1], 1, 5, 5)
     return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), kernel, groups=x.shape[1])

@@ -78,7 +78,8 @@ class _Block(nn.Module):
 class _Attention(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = max(width // 64, 1)
+        # heads of about 64 channels, as many as share them evenly
+        self.heads = next(n for n in range(max(width // 64, 1), 0, -1) if width % n == 0)
         self.norm = _norm(width)
         self.qkv, self.out = nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
         nn.init.zeros_(self.out.weight)

@@ -1,8 +1,7 @@
 """The stages that train a generator and draw particles with it, and what draws for the commands."""
 
 import json
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from svpkit import checkpoint, devices, draws, ranks
+from svpkit import checkpoint, devices, ranks
 from svpkit.errors import SvpkitError
-from svpkit.fit import Task, fit, seeded
+from svpkit.fit import Task, epochs, fit, seeded
 from svpkit.generate.drawing import assemble, draw_chunks, record
 from svpkit.generate.drawing import draw as draw
 from svpkit.generate.drawing import seeds_of as seeds_of
@@ -103,23 +102,10 @@ def check_sample_options(
     """Return the options of `sample` with defaults; raises SvpkitError naming `where`.key."""
     with seeded(0, "check"):
         model = use(spec)
-    return check_options(options_of(model.sample), sample, where)
-
-
-def epochs(n: int, batch: int, seed: int) -> Callable[[int], np.ndarray]:
-    """Return `order(step)`: positions (batch,) in 0 .. n - 1, each image once an epoch."""
-
-    @lru_cache(maxsize=4)
-    def shuffled(epoch: int) -> np.ndarray:
-        return draws.rng(seed, "epoch", epoch).permutation(n)
-
-    def order(step: int) -> np.ndarray:
-        place = step * batch + np.arange(batch)
-        epoch = place // n
-        found = [shuffled(e)[place[epoch == e] % n] for e in range(epoch[0], epoch[-1] + 1)]
-        return np.concatenate(found)
-
-    return order
+    checked = check_options(options_of(model.sample), sample, where)
+    if hasattr(model, "check_sample"):
+        model.check_sample(checked, where)
+    return checked
 
 
 def _trained(

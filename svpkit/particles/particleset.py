@@ -120,8 +120,7 @@ class ParticleSet:
     def take(self, index: np.ndarray | Sequence[int]) -> "ParticleSet":
         """Return the subset at these positions, in this order."""
         index = np.asarray(index)
-        if index.dtype == bool:
-            index = np.flatnonzero(index)
+        index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
         table = self.table.iloc[index].reset_index(drop=True)
         return replace(self, table=table, rows=self.rows[index])
 

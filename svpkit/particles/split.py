@@ -19,7 +19,7 @@ MIN_VAL = 30
 _LISTED = 200
 
 
-@stage(revision=1)
+@stage(revision=2)
 def split(out: Path, params: Mapping[str, Any], data: Path, test: Path | None = None) -> None:
     """Write which particles train, choose and test: `{train,val,test}.npy` and `split.json`.
 
@@ -41,7 +41,10 @@ def split(out: Path, params: Mapping[str, Any], data: Path, test: Path | None = 
         "val": particles.take(parts.val),
         "test": (other or particles).take(parts.test),
     }
+    _refuse_missing(sets)
     _refuse_copies(sets)
+    if other is not None:
+        parts.notes += _shared_groups(sets, params.get("group"))
     for name in sets:
         np.save(out / f"{name}.npy", getattr(parts, name).astype(np.int64), allow_pickle=False)
     record = {"data": data.name, "test": None if test is None else test.name}
@@ -124,6 +127,26 @@ def _refuse_drawn(particles: ParticleSet) -> None:
         )
 
 
+def _refuse_missing(sets: Mapping[str, ParticleSet]) -> None:
+    for name, particles in sets.items():
+        for label, n in particles.counts.items():
+            # a split without any test set serves those who measure elsewhere
+            if not n and (len(particles) or name != "test"):
+                raise SvpkitError(
+                    f"data: no particle of class '{label}' in {name} "
+                    f"({len(particles)} particles there); every set needs every class"
+                )
+
+
+def _shared_groups(sets: Mapping[str, ParticleSet], column: str | None) -> list[str]:
+    names = {k: set(groups_of(each, column).tolist()) - {""} for k, each in sets.items()}
+    both = sorted((names["train"] | names["val"]) & names["test"])
+    if not both:
+        return []
+    shown = ", ".join(f"'{g}'" for g in both[:5])
+    return [f"{len(both)} groups stand in the data and in the test set too, such as {shown}"]
+
+
 def _refuse_copies(sets: Mapping[str, ParticleSet]) -> None:
     for a, b in combinations(sets, 2):
         pairs = exact_pairs(sets[a], sets[b])
@@ -140,6 +163,8 @@ def _record(
     return {
         "classes": list(sets["train"].classes),
         "seed": params["seed"],
+        "group": params.get("group"),
+        "origins": sorted({o for each in sets.values() for o in each.table["origin"].astype(str)}),
         "separate_test": separate,
         "choose_on_val": lowest >= min_val,
         "min_val": min_val,

@@ -3,14 +3,17 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from svpkit.report.numbers import listed, number, plain, value
-from svpkit.report.words import Values, blind, closeness, rare, strongest, verdict
+from svpkit.report.numbers import listed, number, percent, plain, value
+from svpkit.report.words import Values, blind, rare, strongest, verdict
 
 if TYPE_CHECKING:
     from svpkit.report.html import Story
 
 FEW = 30
 """Below this many images or false positives, a figure rests on too little."""
+
+MANY_COPIES = 0.01
+"""Share of drawn particles above that of real ones that may pass for copies, as in fidelity."""
 
 SIMULATED = (
     "SIMULATED: these particles were computed by the optics simulator, none was photographed. "
@@ -87,11 +90,24 @@ def _one_group(split: Values) -> list[str]:
 
 
 def _copies(fidelity: Mapping[str, Values]) -> list[str]:
-    return [
-        f"{100 * rate:.1f} % of the drawn {plain(name)} are near copies of training images."
-        for name, row in fidelity.items()
-        if (rate := value(row.get("copy_rate"))) is not None and rate > 0.01
-    ]
+    return [_copied(name, row) for name, row in fidelity.items() if copied(row)]
+
+
+def copied(row: Values) -> bool:
+    """Tell whether more drawn particles pass for copies than held-out real ones do."""
+    alike = value(row.get("copy_rate_floor")) or 0.0
+    return (value(row.get("copy_rate")) or 0.0) > MANY_COPIES + alike
+
+
+def _copied(name: str, row: Values) -> str:
+    caught, floor = value(row.get("copy_recall")), value(row.get("copy_rate_floor"))
+    least = "At least " if caught is not None else ""
+    alike = "" if floor is None else f" (real ones: {percent(floor)})"
+    test = f"; the test catches {percent(caught, 0)} of planted copies" if least else ""
+    rate = percent(row["copy_rate"])
+    return (
+        f"{least}{rate} of the drawn {plain(name)} pass for copies of training images{alike}{test}."
+    )
 
 
 def _near(split: Values) -> list[str]:
@@ -124,10 +140,10 @@ def next_steps(story: "Story") -> list[str]:
 
 def _about_arms(story: "Story") -> list[str]:
     said = [f"Do not use {plain(n)} for counting as it stands." for n in _blind_arms(story.arms)]
-    found = verdict(story.arms, story.differences)
-    if found.kind == "helped":
+    found = verdict(story)
+    if found.kind == "better":
         said.append("Repeat with other seeds, and on another run, before relying on the gain.")
-    elif found.kind == "hurt":
+    elif found.kind == "worse":
         base = plain(strongest(story.arms))
         said.append(f"Use {base} on this data, until it is known why the recipe falls behind.")
     elif found.kind == "unclear":
@@ -140,10 +156,12 @@ def _about_arms(story: "Story") -> list[str]:
 
 
 def _about_drawn(fidelity: Mapping[str, Values]) -> list[str]:
-    far = [name for name, row in fidelity.items() if closeness(row) == "far"]
-    if not far:
-        return []
-    return [f"Train the generator longer: drawn {listed(far)} can still be told from real ones."]
+    judged = {name: row.get("verdict") for name, row in fidelity.items()}
+    far = [name for name, said in judged.items() if said == "far"]
+    unknown = [name for name, said in judged.items() if said == "cannot tell"]
+    longer = f"Train the generator longer: drawn {listed(far)} are still far from real ones."
+    more = f"Hold out more real {listed(unknown)}: how close the drawn ones are cannot be told."
+    return [*([longer] if far else []), *([more] if unknown else [])]
 
 
 def _about_data(story: "Story") -> list[str]:

@@ -118,7 +118,7 @@ def _prevalence(story: Story) -> str:
 
 
 def _baselines(story: Story) -> str:
-    found = verdict(story.arms, story.differences)
+    found = verdict(story)
     rows = [
         [
             name,
@@ -139,5 +139,14 @@ def _drawn(story: Story) -> str:
 
 
 def _provenance(run: Mapping[str, Any]) -> str:
-    wanted = ("commit", "device", "seeds", "data", "versions")
-    return _points(f"{key}: {run[key]}" for key in wanted if run.get(key)) or "See run.json."
+    wanted = ("svpkit", "commit", "seed", "device", "data", "versions", "plugins")
+    found = (f"{key}: {_spelt(run[key])}" for key in wanted if run.get(key) is not None)
+    return _points(found) or "See run.json."
+
+
+def _spelt(each: Any) -> str:
+    if isinstance(each, Mapping):
+        return "; ".join(f"{key} {_spelt(part)}" for key, part in each.items())
+    if isinstance(each, list | tuple):
+        return ", ".join(_spelt(part) for part in each)
+    return str(each)

@@ -10,6 +10,7 @@ import numpy as np
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 
 from svpkit.report import advice, figures, numbers, words
+from svpkit.toml import to_toml
 
 SECTIONS = {
     "sets": "Sets and counts",
@@ -32,13 +33,7 @@ METRICS = {
     "macro_recall": "Macro recall",
     "macro_f1": "Macro F1",
 }
-_VALIDATED = {
-    "macro_auprc": "validation macro AUPRC",
-    "auprc": "validation AUPRC",
-    "loss": "validation loss",
-    "kid": "KID on validation images",
-    "fid": "FID on validation images",
-}
+_HISTORY = {"loss": "training loss", "val.macro_auprc": "validation macro AUPRC"}
 _PICTURE_BYTES = 900_000
 
 
@@ -48,14 +43,15 @@ class Story:
 
     `recipe` and `run` are what run.json holds; `sets` {"train"|"val"|"test": {class: n}}; `split`
     what split.json holds. `arms` {name: {"metrics",
-    "val", "history", "strategies", "seconds", "images"}} in order, the recipe's own first.
-    `differences` {baseline: {metric: {"value", "low", "high", "p"}}}: the own arm minus that
+    "val", "history", "strategies", "seconds", "images", "seen"}} in order, the recipe's own first;
+    "seen" {class: share of what training saw, 0 to 1} may be missing. `differences` {baseline:
+    {metric: {"value", "low", "high", "p"}, "at_prevalence": {metric: ...}}}: the own arm minus that
     baseline, paired. `generators` {name: {"history", "seconds", "images"}}; `fidelity` {class:
-    {"kid", "kid_floor", "kid_ceiling", ...}}; `gallery` {class: {"real": uint8 (n, C, H, W),
-    "drawn": uint8 (m, C, H, W) or None}}; `errors` of the own arm, worst first, {"image": uint8
-    (C, H, W), "label", "predicted", "probability", "id", "ecd_um"}; `stages` {"stage", "label",
-    "seconds", "cached", "key"}. `origins` are those of the test particles: with "simulated" among
-    them, or a reader of that name, the report says so beside every figure.
+    {"kid", "kid_floor", "kid_ceiling", "verdict", "words", ...}}; `gallery` {class: {"real": uint8
+    (n, C, H, W), "drawn": uint8 (m, C, H, W) or None}}; `errors` of the own arm, worst first,
+    {"image": uint8 (C, H, W), "label", "predicted", "probability", "id", "ecd_um"}; `stages`
+    {"stage", "label", "seconds", "cached", "key"}. `origins` are those of the test particles: with
+    "simulated" among them, or a reader of that name, the report says so beside every figure.
     """
 
     recipe: Mapping[str, Any]
@@ -99,11 +95,11 @@ def render(story: Story) -> str:
             own=story.arms[arms[0]] if arms else {},
             title=str(story.recipe.get("name") or "run"),
             asked=words.asked(story.recipe, story.sets.get("train") or {}, arms),
-            verdict=words.verdict(story.arms, story.differences),
+            verdict=words.verdict(story),
             gallery=_gallery(story),
             wrong=_wrong(story),
             facts=list(_facts(story.run)),
-            recipe_text=json.dumps(story.recipe, indent=2, default=str, ensure_ascii=False),
+            recipe_text=to_toml(story.recipe),
         )
     )
 
@@ -117,7 +113,7 @@ def _environment() -> Environment:
         undefined=ChainableUndefined,  # a missing figure is a dash, not a lost report
     )
     for said in (
-        *(numbers.number, numbers.bounds, numbers.signed),
+        *(numbers.number, numbers.bounds, numbers.signed, numbers.percent),
         *(numbers.plain, numbers.duration, numbers.value),
     ):
         page.filters[said.__name__] = said
@@ -127,6 +123,8 @@ def _environment() -> Environment:
         font=figures.FONT,
         n_colours=len(figures.ARMS),
         fidelity_sentence=words.fidelity_sentence,
+        resolution=words.resolution,
+        copied=advice.copied,
         few=advice.FEW,
         groups_in=advice.groups_in,
     )
@@ -146,8 +144,7 @@ def _panels(story: Story, mark: str) -> dict[str, list[figures.Panel]]:
 
 def _training(models: Mapping[str, Mapping[str, Any]], mark: str) -> list[figures.Panel]:
     histories = {name: each.get("history") or [] for name, each in models.items()}
-    wanted = {"loss": "training loss"} | {f"val.{k}": label for k, label in _VALIDATED.items()}
-    drawn = (figures.curves(histories, key, label, mark) for key, label in wanted.items())
+    drawn = (figures.curves(histories, key, label, mark) for key, label in _HISTORY.items())
     return [panel for panel in drawn if panel]
 
 

@@ -28,6 +28,12 @@ def signed(entry: Any) -> str:
     return number(found) if found is None or found <= 0 else f"+{number(found)}"
 
 
+def percent(entry: Any, places: int = 1) -> str:
+    """Write a share of one in percent: "4.2 %"."""
+    found = value(entry)
+    return number(found) if found is None else f"{100 * found:.{places}f}\u00a0%"
+
+
 def bounds(entry: Any) -> str:
     """Write the interval around a value, "0.890–0.930", or nothing."""
     low, high = value(entry, "low"), value(entry, "high")

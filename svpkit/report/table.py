@@ -8,6 +8,7 @@ from svpkit.report.html import METRICS, Story
 from svpkit.report.numbers import bounds, interval, plain, signed
 from svpkit.report.words import verdict
 
+ONE_SEED = "one seed: other seeds may move it as much"
 _SHOWN = ("macro_auprc", "macro_precision", "macro_recall")
 
 
@@ -18,8 +19,8 @@ def summary_table(story: Story) -> Table:
     """
     tag = " (SIMULATED particles)" if is_simulated(story.recipe, story.origins) else ""
     name = escape(str(story.recipe.get("name", "run")))
-    found = escape(verdict(story.arms, story.differences).headline)
-    table = Table(title=f"{name}, test set{tag}", caption=found)
+    found = escape(verdict(story).headline)
+    table = Table(title=f"{name}, test set{tag}", caption=f"{found}\n{ONE_SEED}")
     table.add_column("arm")
     for key in _SHOWN:
         table.add_column(METRICS[key].replace(" (average precision)", "\n(average precision)"))

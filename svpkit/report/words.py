@@ -2,21 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from svpkit.report.numbers import bounds, interval, listed, number, plain, signed, value
+from svpkit.report.numbers import bounds, interval, listed, number, percent, plain, signed, value
+
+if TYPE_CHECKING:
+    from svpkit.report.html import Story
 
 Values = Mapping[str, Any]
 
-FAR = 0.05
-"""Share of the way from real to noise above which drawn particles are called far from real."""
+MIXED = 0.03
+"""Share of a class seen in training by which two arms may differ before it is said."""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What the recipe's own arm did against its strongest baseline.
 
-    `kind` is "helped", "hurt", "unclear" (the paired interval holds zero), "unpaired" (there is no
+    `kind` is "better", "worse", "unclear" (the paired interval holds zero), "unpaired" (there is no
     interval) or "alone" (no baseline).
     """
 
@@ -46,128 +49,150 @@ def asked(recipe: Values, counts: Mapping[str, int], arms: Sequence[str]) -> str
 
 
 def strongest(arms: Mapping[str, Values]) -> str | None:
-    """Return the baseline (any arm but the first) of highest macro average precision."""
+    """Return the baseline (any arm but the first) of highest macro average precision.
+
+    It is chosen on the validation set, or on the test set where an arm has no validation figure.
+    """
     names = list(arms)[1:]
-    return max(names, key=lambda name: value(_macro(arms[name])) or 0.0, default=None)
+    key = "val" if validated(arms) else "metrics"
+    return max(names, key=lambda name: value(_macro(arms[name], key)) or 0.0, default=None)
 
 
-def verdict(arms: Mapping[str, Values], differences: Mapping[str, Values]) -> Verdict:
+def validated(arms: Mapping[str, Values]) -> bool:
+    """Tell whether every baseline has a macro average precision on the validation set."""
+    return all(value(_macro(arms[name], "val")) is not None for name in list(arms)[1:])
+
+
+def verdict(story: "Story") -> Verdict:
     """Judge the first arm against its strongest baseline by the paired difference in macro AUPRC.
 
     `differences[baseline]["macro_auprc"]` is the recipe's own arm minus that baseline.
     """
+    arms, differences = story.arms, story.differences
     own, base = next(iter(arms), ""), strongest(arms)
-    what = _subject(arms, own, base)
     if base is None:
         found = f"Macro AUPRC (average precision) is {interval(_macro(arms.get(own, {})))}."
         return Verdict("alone", "One arm, with nothing to compare it to", found)
-    gap = (differences.get(base) or {}).get("macro_auprc")
-    low, high = value(gap, "low"), value(gap, "high")
-    kind = _kind(low, high)
-    found = (
+    row = differences.get(base) or {}
+    kind = _kind(row.get("macro_auprc"))
+    found = [
         f"Macro AUPRC (average precision): {plain(own)} {number(_macro(arms[own]))}, "
-        f"{plain(base)} {number(_macro(arms[base]))}. "
-    )
-    if kind != "unpaired":
-        zero = "holds zero" if kind == "unclear" else "excludes zero"
-        found += (
-            f"The paired difference is {signed(gap)} "
-            f"(95\u00a0% interval {signed(low)} to {signed(high)}), which {zero}. "
-        )
-    found += "".join(_against(name, row) for name, row in differences.items() if name != base)
-    headline = _HEADLINES[kind].format(what=what, base=plain(base))
-    return Verdict(kind, headline, found + _caution(arms, own, base))
+        f"{plain(base)} {number(_macro(arms[base]))}.",
+        _chosen(arms, base),
+        _paired("The paired difference", row.get("macro_auprc")),
+        _elsewhere(row),
+        *(_against(name, each) for name, each in differences.items() if name != base),
+        _caution(arms, own, base),
+        _mix(arms, own, base, story.sets.get("train") or {}),
+    ]
+    headline = _HEADLINES[kind].format(what=_subject(arms, own, base), base=plain(base))
+    return Verdict(kind, headline, " ".join(part for part in found if part))
 
 
 _HEADLINES = {
-    "helped": "{what} helped",
-    "hurt": "{what} did worse than {base}",
+    "better": "{what} did better than {base} in this run",
+    "worse": "{what} did worse than {base} in this run",
     "unclear": "{what}: no difference to {base} that this test can show",
     "unpaired": "{what}: set beside {base} without a paired interval",
 }
 
 
-def _kind(low: float | None, high: float | None) -> str:
+def _kind(gap: Any) -> str:
+    low, high = value(gap, "low"), value(gap, "high")
     if low is None or high is None:
         return "unpaired"
-    return "helped" if low > 0 else "hurt" if high < 0 else "unclear"
+    return "better" if low > 0 else "worse" if high < 0 else "unclear"
+
+
+def _chosen(arms: Mapping[str, Values], base: str) -> str:
+    if len(arms) < 3:
+        return ""
+    where = (
+        "on validation" if validated(arms) else "on the test set, no validation figure being kept"
+    )
+    return f"Of the baselines, {plain(base)} is the strongest {where}."
+
+
+def _paired(what: str, gap: Any) -> str:
+    kind = _kind(gap)
+    if kind == "unpaired":
+        return ""
+    low, high = signed(value(gap, "low")), signed(value(gap, "high"))
+    zero = "holds zero" if kind == "unclear" else "excludes zero"
+    return f"{what} is {signed(gap)} (95\u00a0% interval {low} to {high}), which {zero}."
+
+
+def _elsewhere(row: Values) -> str:
+    # the stated mixture is the one that counts in use: say so where it changes the finding
+    here, there = row.get("macro_auprc"), (row.get("at_prevalence") or {}).get("macro_auprc")
+    turned = (value(here) or 0.0) * (value(there) or 0.0) < 0
+    if _kind(here) == _kind(there) and not turned:
+        return ""
+    return _paired("At the stated prevalence it", there)
 
 
 def _against(name: str, row: Values) -> str:
     gap = row.get("macro_auprc")
     around = f" ({bounds(gap)})" if bounds(gap) else ""
-    return f"Against {plain(name)} it is {signed(gap)}{around}. "
+    return f"Against {plain(name)} it is {signed(gap)}{around}."
 
 
-def _macro(arm: Values) -> Any:
-    return (arm.get("metrics") or {}).get("macro_auprc")
+def _macro(arm: Values, key: str = "metrics") -> Any:
+    return (arm.get(key) or {}).get("macro_auprc")
 
 
-def _strategies(arms: Mapping[str, Values], name: str | None) -> set[str]:
-    return set((arms.get(name or "") or {}).get("strategies") or [])
+def _strategies(arms: Mapping[str, Values], name: str) -> set[str]:
+    return set(arms[name].get("strategies") or [])
 
 
-def _subject(arms: Mapping[str, Values], own: str, base: str | None) -> str:
-    mine, theirs = _strategies(arms, own), _strategies(arms, base)
-    if "synthetic" in mine - theirs and not _others(mine, theirs):
-        return "Adding drawn particles"
-    gained = sorted(mine - theirs - {"none"})
-    return listed(gained).capitalize() if gained else "The recipe's own arm"
-
-
-def _others(mine: set[str], theirs: set[str]) -> set[str]:
-    # drawing takes the place of showing the same images more often
-    return (mine ^ theirs) - {"synthetic", "none", "oversample"}
+def _subject(arms: Mapping[str, Values], own: str, base: str) -> str:
+    gained = _strategies(arms, own) - _strategies(arms, base) - {"none"}
+    named = ["drawn particles" if name == "synthetic" else name for name in sorted(gained)]
+    return f"Training with {listed(named)}" if named else "The recipe's own arm"
 
 
 def _caution(arms: Mapping[str, Values], own: str, base: str) -> str:
     mine, theirs = _strategies(arms, own), _strategies(arms, base)
-    other = _others(mine, theirs)
+    other = (mine ^ theirs) - {"synthetic", "none"}
     if "synthetic" not in mine - theirs or not other:
         return ""
+    often = " (how often each real image is shown)" if "oversample" in other else ""
     named = listed(sorted(other))
-    return f"The two arms also differ in {named}: the difference is not drawing's alone."
+    return f"The two arms also differ in {named}{often}: the difference is not drawing's alone."
 
 
-def closeness(row: Values) -> str:
-    """Say how drawn particles stand to real ones: "near", "close", "far" or "unknown".
-
-    Near: the interval of KID reaches its real-against-real floor. Far: above 5 % of the way from
-    that floor to the noise ceiling, or no ceiling is known. Close lies between.
-    """
-    kid, floor = row.get("kid"), row.get("kid_floor")
-    here, bottom, top = value(kid), value(floor), value(row.get("kid_ceiling"))
-    if here is None or bottom is None:
-        return "unknown"
-    low, reach = value(kid, "low"), value(floor, "high")
-    if (here if low is None else low) <= (bottom if reach is None else reach):
-        return "near"
-    if top is not None and top > bottom and (here - bottom) / (top - bottom) <= FAR:
-        return "close"
-    return "far"
-
-
-_CLOSENESS = {
-    "near": "cannot be told from real ones by KID",
-    "close": "are close to real ones, yet measurably different",
-    "far": "are still far from real ones",
-    "unknown": "were not measured against real ones",
-}
+def _mix(arms: Mapping[str, Values], own: str, base: str, counts: Mapping[str, int]) -> str:
+    mine, theirs = arms[own].get("seen") or {}, arms[base].get("seen") or {}
+    known = [name for name in rare(counts) if name in mine and name in theirs]
+    if not any(abs(mine[name] - theirs[name]) > MIXED for name in known):
+        return ""
+    here = listed(f"{percent(mine[name], 0)} {plain(name)}" for name in known)
+    there = listed(percent(theirs[name], 0) for name in known)
+    return f"The arms also differ in class mix: {here} seen in training against {there}."
 
 
 def fidelity_sentence(name: str, row: Values) -> str:
-    """Say how far the drawn particles of a class are from real ones (the row's own words first)."""
-    if row.get("words"):
-        return str(row["words"])
-    kind = closeness(row)
-    said = f"Drawn {plain(name)} particles {_CLOSENESS[kind]}"
-    if kind == "unknown":
-        return f"{said}."
-    top = value(row.get("kid_ceiling"))
-    noise = "" if top is None else f", {number(top)} for noise"
+    """Say how far the drawn particles of a class are from real ones, in the row's own words."""
+    said = str(row.get("words") or f"KID {interval(row.get('kid'))}.")
+    return f"Drawn {plain(name)}: {said[:1].lower() if row.get('words') else said[:1]}{said[1:]}"
+
+
+def resolution(prevalence: Mapping[str, Any], counts: Mapping[str, int]) -> str:
+    """Say the finest false-positive rate that the test set shows, and what one is worth.
+
+    `prevalence` {class: share, any unit}; `counts` the test particles {class: n}. One false
+    positive among n of the commonest class weighs (its share / n) / (share of the rarest class) for
+    every particle of the rarest. Empty where the two do not name the same classes.
+    """
+    if len(prevalence) < 2 or any(not counts.get(name) for name in prevalence):
+        return ""
+    most, least = (pick(prevalence, key=lambda name: prevalence[name]) for pick in (max, min))
+    n = counts[most]
+    worth = prevalence[most] / prevalence[least] / n
     return (
-        f"{said}: KID {interval(row.get('kid'))} against {number(row.get('kid_floor'))} "
-        f"between two sets of real images{noise}."
+        f"{n:,} {plain(most)} test particles resolve no false-positive rate below 1 in {n:,}: at "
+        f"this mixture a single one counts as {worth:.2g} for every {plain(least)} particle, and "
+        f"alone holds the precision of {plain(least)} to {number(1 / (1 + worth), 2)} at most."
     )
 
 
