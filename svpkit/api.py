@@ -168,7 +168,7 @@ def execute(experiment: Experiment, *, runs: Path, store: Path, fresh: Sequence[
         check_models(experiment)
     folder = runs / experiment.recipe.name
     if ranks.main():
-        note_artifacts(folder, [each.artifact.name for each in stages])
+        note_artifacts(folder, [each.artifact.name for each in stages], done=False)
     kept = Store(store, fresh=tuple(fresh))
     try:
         walked = walk(experiment, checking(experiment, kept.get))
@@ -179,6 +179,7 @@ def execute(experiment: Experiment, *, runs: Path, store: Path, fresh: Sequence[
     if not ranks.main():
         return Done(folder, None)
     summary = summary_table(write_run(folder, experiment, walked, kept))
+    note_artifacts(folder, [artifact.name for artifact in kept.used], done=True)
     return Done(folder, summary, _notes(kept))
 
 

@@ -27,10 +27,15 @@ def named(runs: Path) -> dict[str, list[str]]:
     return found
 
 
-def note_artifacts(folder: Path, names: list[str]) -> None:
-    """Write which artifacts a run uses, from its start on, so that clearing spares them."""
+def note_artifacts(folder: Path, names: list[str], *, done: bool) -> None:
+    """Write which artifacts a run uses, from its start on, so that clearing spares them.
+
+    Until it is done, those of the run that stood there before are kept too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / UNDER_WAY, {"artifacts": names})
+    path = folder / UNDER_WAY
+    before = _read(path)["artifacts"] if path.is_file() and not done else []
+    write_json(path, {"artifacts": list(dict.fromkeys([*before, *names]))})
 
 
 def listing(root: Path, runs: Path) -> pd.DataFrame:

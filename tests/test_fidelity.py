@@ -1,6 +1,7 @@
 """Fidelity: KID against its closed form, and planted faults that must each be caught."""
 
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,11 +9,16 @@ import numpy as np
 import pytest
 import torch
 import toy
+from scipy import ndimage
 
 from svpkit import draws
-from svpkit.generate import extractor, fidelity
-from svpkit.generate.copies import copy_rate, nearest_two
+from svpkit.generate import extractor, fidelity, gap
+from svpkit.generate.copies import copy_rate, copy_recall, nearest_two, pixel_noise
 from svpkit.particles.particleset import ParticleSet
+from svpkit.simulate import objects
+from svpkit.simulate.camera import expose
+from svpkit.simulate.instruments import INSTRUMENTS
+from svpkit.simulate.optics import Optics
 from svpkit.store import file_digest
 
 SEED = 0
@@ -61,7 +67,10 @@ def test_real_images_are_close_to_real(seen, tmp_path):
     assert found["copy_rate"] == 0
     assert abs(found["background_shift_sd"]) < 0.25
     assert (found["n_drawn"], found["n_real"], found["n_compared"]) == (200, 60, 30)
-    assert found["words"].startswith("Close to real")
+    assert found["words"].startswith("Close to real") and found["verdict"] == "close"
+    above = found["kid_gap"]
+    assert above["low"] < 0 < above["high"]
+    assert above["value"] == pytest.approx(found["kid"]["value"] - found["kid_floor"]["value"])
     assert "copies" not in found["words"] and "background" not in found["words"]
 
 
@@ -73,7 +82,8 @@ def test_planted_copies_are_caught(seen, tmp_path):
     images[:20] = clipped(copies + noise)
     found = judged(seen, images, tmp_path)
     assert found["copy_rate"] == pytest.approx(0.1)
-    assert "10.0% of them pass for copies" in found["words"]
+    assert "At least 10.0% of them pass for copies" in found["words"]
+    assert f"of planted copies {found['copy_recall']:.0%} are found" in found["words"]
 
 
 def test_a_planted_grey_shift_is_caught(seen, tmp_path):
@@ -94,7 +104,8 @@ def test_a_planted_noise_set_is_caught(seen, tmp_path):
 def test_another_class_is_caught(seen, tmp_path):
     found = judged(seen, set_of({"ring": 200}, 3).images(), tmp_path)
     assert found["kid"]["value"] > 10 * abs(found["kid_floor"]["value"])
-    assert found["words"].startswith("Still far from real")
+    assert found["words"].startswith("Still far from real") and found["verdict"] == "far"
+    assert found["kid_gap"]["low"] > 0
 
 
 def test_blur_is_caught(seen, tmp_path):
@@ -108,6 +119,7 @@ def test_too_few_images_say_so(seen, tmp_path):
     found = judged(seen, seen.real.images()[:5], tmp_path)
     assert "kid" not in found
     assert found["words"].startswith("Too few images to compare: 5 drawn, 60 held-out real.")
+    assert found["verdict"] == "cannot tell"
 
 
 def test_kid_is_the_unbiased_polynomial_mmd():
@@ -159,15 +171,141 @@ def test_fid_of_gaussians_is_the_closed_form():
     assert found == pytest.approx(expected, rel=0.02)
 
 
+def row_of(kid=0.0, floor_high=0.01, noise=1.0, other=0.5):
+    return {
+        "kid": {"value": kid},
+        "kid_floor": {"value": 0.0, "high": floor_high},
+        "kid_ceiling": {"value": noise},
+        "kid_other_class": {"class": "silicone_oil", "value": other},
+        "n_compared": 50,
+    }
+
+
+def test_the_verdict_is_the_words():
+    # KID 0.02 of 0.5: a fifth of the way, as KID is a squared distance
+    for row, kind, said in (
+        (row_of(0.0), "close", "Close to real: 0% of the way from real images to silicone oil"),
+        (row_of(0.02), "some way", "Some way from real: 20% of the way"),
+        (row_of(0.3, noise=0.4), "far", "Still far from real: 87% of the way .* to noise"),
+        (row_of(0.0, floor_high=0.6), "cannot tell", "cannot tell real images from silicone oil"),
+    ):
+        assert fidelity.verdict(row)[0] == kind
+        assert re.search(said, fidelity.verdict(row)[1])
+
+
+def test_halves_part_no_unit_and_are_alike():
+    units = np.repeat(np.arange(40), np.tile([1, 1, 1, 7], 10))
+    for k in range(20):
+        a, b = gap.halves(units, draws.rng(k, "halves"))
+        assert sorted([*a, *b]) == list(range(100))
+        assert not set(units[a]) & set(units[b])
+        assert abs(len(a) - len(b)) <= 7
+
+
+def test_the_floor_sees_groups(seen):
+    # ten images each of ten groups with a look of their own: halves of rows share every group
+    gen = torch.Generator().manual_seed(0)
+    own = torch.randn(10, 64, generator=gen).repeat_interleave(10, dim=0)
+    x = (own + 0.3 * torch.randn(100, 64, generator=gen)) / 1.044
+    units = np.repeat(np.arange(10), 10)
+    rows = fidelity.compare("kid", x, None, 40, 0)["value"]
+    groups = fidelity.compare("kid", x, None, 40, 0, units)["value"]
+    assert abs(rows) < 0.1 * groups
+    # as far as ten groups look from ten others
+    other = torch.randn(10, 64, generator=gen).repeat_interleave(10, dim=0)
+    fresh = (other + 0.3 * torch.randn(100, 64, generator=gen)) / 1.044
+    low, high = gap.gap(fresh, x, units, 0)
+    assert low < high
+
+
+def test_units_are_groups_or_else_pictures():
+    pixels, labels = toy.images({"disc": 12, "ring": 12})
+    halved = [f"g{i // 2}" for i in range(24)]
+    two = {"group": ["a", "b"] * 12, "source": [f"s{i // 2}" for i in range(24)]}
+    for columns, n in (({"group": halved}, 12), (two, 24), ({}, 24), ({"group": "a"}, 24)):
+        found = fidelity._units(ParticleSet.from_arrays(pixels, labels, toy.CLASSES, **columns))
+        assert len(set(found)) == n
+    # a class of few groups stands by its rows
+    few = [f"g{i // 6}" for i in range(12)] + halved[12:]
+    found = fidelity._units(ParticleSet.from_arrays(pixels, labels, toy.CLASSES, group=few))
+    assert [len(set(found[:12])), len(set(found[12:]))] == [12, 6]
+
+
+def test_the_gaps_interval_covers():
+    # of like sets the gap is 0; of shifted ones it is the distance of large samples
+    def normal(n, seed, shift=0.0):
+        return torch.randn(n, 16, generator=torch.Generator().manual_seed(seed)) + shift
+
+    alone = np.arange(80)
+    like = [gap.gap(normal(120, k), normal(80, 100 + k), alone, k) for k in range(40)]
+    assert np.mean([low <= 0 <= high for low, high in like]) >= 0.9
+    true = fidelity.kid(normal(4000, 1), normal(4000, 2, 0.4))
+    apart = [gap.gap(normal(120, k, 0.4), normal(80, 100 + k), alone, k) for k in range(40)]
+    assert np.mean([low <= true <= high for low, high in apart]) >= 0.9
+    assert np.mean([low > 0 for low, _ in apart]) >= 0.9
+
+
 def test_nearest_two_agrees_with_the_plain_way():
     rng = np.random.default_rng(0)
     drawn, train = rng.integers(0, 256, (2, 30, 1, 8, 8), dtype=np.uint8)
+    y, x = np.mgrid[:8, :8]
+    basis = np.linalg.qr(np.stack([np.ones(64), y.ravel(), x.ravel()], axis=1))[0]
+
+    def seen(images):
+        for axis in (2, 3):
+            images = ndimage.correlate1d(
+                images.astype(float), np.array([1, 4, 6, 4, 1]) / 16, axis, mode="nearest"
+            )
+        flat = images.reshape(len(images), 64)
+        return flat - flat @ basis @ basis.T
+
     views = [np.rot90(drawn, k, (2, 3)) for k in range(4)]
     views += [v[..., ::-1] for v in views]
-    flat = train.reshape(30, -1).astype(float)
-    each = [np.linalg.norm(v.reshape(30, 1, -1).astype(float) - flat, axis=-1) for v in views]
+    each = [np.linalg.norm(seen(v)[:, None] - seen(train), axis=-1) for v in views]
     expected = np.sort(np.min(each, axis=0), axis=1)[:, :2]
-    np.testing.assert_allclose(nearest_two(drawn, train).numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(nearest_two(drawn, train).numpy(), expected, rtol=1e-4)
+
+
+def simulated(kind, n, camera):
+    """Bubbles or droplets at 32 x 32, their camera's noise, level and slope drawn from `camera`."""
+    optics = Optics(INSTRUMENTS["mfi-like"], 32, 2)
+    seeds = np.arange(n, dtype=np.uint64)
+    return expose(kind(seeds, optics)[0], seeds + np.uint64(camera), optics)[:, None]
+
+
+@pytest.mark.parametrize("kind", [objects.silicone_oil, objects.air_bubble])
+def test_noisy_copies_are_caught(kind):
+    images = simulated(kind, 150, 0)
+    train, val = images[:50], images[50:]
+    noise = draws.rng(0, "copies").normal(0, 2, train.shape)
+    assert copy_rate(clipped(train + noise), train) >= 0.95
+    # a second picture of the same particles, where plain pixels find 26 to 44 %
+    assert copy_rate(simulated(kind, 50, 10_000), train) >= 0.65
+    assert copy_rate(val, train) <= 0.04
+    assert copy_recall(train, 0) >= 0.95
+    # light is not what tells two particles apart
+    y, x = np.mgrid[-1:1:32j, -1:1:32j]
+    assert copy_rate(clipped(train * 0.97 + 3 + 2 * x - y), train) >= 0.95
+
+
+def test_recall_falls_with_noise_and_is_reported(seen, tmp_path):
+    # images that noise alone tells apart: planted with as much again, none is known for sure
+    flat = clipped(draws.rng(0, "flat").normal(180, 6, (40, 1, 16, 16)))
+    assert copy_recall(flat, 0) < 0.2
+    assert copy_recall(flat[:1], 0) is None and copy_recall(flat[:0], 0) is None
+    found = judged(seen, seen.real.images()[:20], tmp_path)
+    assert found["copy_recall"] == copy_recall(seen.train.of("disc").images(), SEED)
+    assert found["copy_recall"] > 0.9
+
+
+@pytest.mark.parametrize("sd", [1.5, 4.0, 8.0])
+def test_pixel_noise_is_measured(sd):
+    y, x = np.mgrid[-1:1:32j, -1:1:32j]
+    disc = 150 + 5 * x + 60 * (np.hypot(x, y) < 0.5)
+    images = clipped(disc + draws.rng(0, "sd").normal(0, sd, (60, 1, 32, 32)))
+    assert pixel_noise(images) == pytest.approx(sd, rel=0.12)
+    padded = np.pad(images, ((0, 0), (0, 0), (8, 8), (8, 8)), constant_values=150)
+    assert pixel_noise(padded) == pytest.approx(sd, rel=0.12)
 
 
 def test_copies_need_two_training_images():

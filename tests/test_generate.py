@@ -57,6 +57,17 @@ def test_networks_keep_the_shape(architecture, size):
     assert net.network(x, torch.tensor([0.0, 499.0]), torch.tensor([0, 1])).shape == x.shape
 
 
+@pytest.mark.parametrize("architecture", ["lean", "reference"])
+@pytest.mark.parametrize("width", range(8, 129, 8))
+def test_every_width_runs(architecture, width):
+    net = ddpm(ImageSpec(1, 8, ("a",)), architecture=architecture, width=width, blocks=1)
+    x = torch.zeros(1, 1, 8, 8)
+    assert net.network(x, torch.tensor([3.0]), torch.tensor([0])).shape == x.shape
+    if architecture == "lean":
+        heads = net.network.attend.heads
+        assert heads == max(n for n in range(1, max(width // 16, 1) + 1) if 4 * width % n == 0)
+
+
 def test_labels_and_levels_matter():
     net = shaken(model())
     x, labels, _ = batch(2)
@@ -182,6 +193,28 @@ def test_an_image_depends_on_its_seed_alone(sampler):
         other = stage.draw(net, labels, seeds, sample, chunk=chunk).astype(int)
         assert (np.abs(other - all_of_them) <= 1).mean() >= 0.999
     assert len({x.tobytes() for x in all_of_them}) == 12
+
+
+def test_no_images_are_drawn():
+    none = stage.draw(model(), np.zeros(0, int), stage.seeds_of(0, "disc", np.arange(0)), {})
+    assert none.shape == (0, 1, 16, 16) and none.dtype == np.uint8
+    told = []
+    stage.draw(Remembers(SPEC), np.zeros(0, int), torch.zeros(0).long(), {}, progress=told.append)
+    assert not told
+
+
+@pytest.mark.parametrize("scales", [[], [0.5, 0.7, 2.0]])
+def test_the_drawn_scale_is_the_median_of_what_is_known(tmp_path, scales):
+    # numpy warns of the median of nothing known, and warnings are errors here
+    pixels, labels = toy.images({"disc": 4})
+    known = [*scales, *[float("nan")] * (4 - len(scales))]
+    train = ParticleSet.from_arrays(pixels, labels, ("disc",), um_per_px=known)
+    folder(tmp_path / "chunks")
+    np.save(tmp_path / "chunks" / "000-000000.npy", pixels)
+    asked = {"generator": SimpleNamespace(plugin=SimpleNamespace(name="ddpm")), "seed": 0}
+    drawing.assemble(tmp_path, {"disc": 2}, "0" * 64, asked, train)
+    found = ParticleSet.open(tmp_path).table["um_per_px"].to_numpy()
+    np.testing.assert_array_equal(found, [0.7 if scales else np.nan] * 2)
 
 
 def test_too_many_steps():

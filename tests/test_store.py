@@ -134,7 +134,8 @@ def test_listing_and_clearing_what_no_run_names(tmp_path):
     kept, lost = store.get(leaf, {"x": 1}), store.get(leaf, {"x": 2})
     with pytest.raises(SvpkitError, match="no folder of runs"):
         keep.unnamed(store.root, runs)
-    keep.note_artifacts(runs / "one", [kept.name])
+    keep.note_artifacts(runs / "one", [kept.name], done=True)
+    keep.note_artifacts(runs / "one", [], done=False)
     table = keep.listing(store.root, runs).set_index("artifact")
     assert table.loc[kept.name, "runs"] == "one" and table.loc[lost.name, "runs"] == "-"
     found = keep.unnamed(store.root, runs)

@@ -83,9 +83,6 @@ def test_arms_that_train_alike_share_one_network(run):
         record["classifier: none"]["name"]
         == record.get("classifier: corrected", record["classifier: none"])["name"]
     )
-    # prior correction moves what is named, not the ranking's network
-    a, b = (run.results["arms"][n]["test"]["per_class"] for n in ("none", "corrected"))
-    assert b["disc"]["predicted"] > a["disc"]["predicted"]
 
 
 def test_the_same_command_again_makes_nothing(run, svpkit_, place):

@@ -15,7 +15,6 @@ from svpkit.generate.copies import copy_rate, copy_recall
 from svpkit.generate.extractor import FEATURES, features, load_extractor
 from svpkit.generate.gap import gap, halves
 from svpkit.particles.describe import background
-from svpkit.particles.grouping import units_of
 from svpkit.particles.particleset import ParticleSet, concat
 from svpkit.particles.split import Split
 from svpkit.store import stage, write_json
@@ -23,6 +22,8 @@ from svpkit.store import stage, write_json
 # How many times KID and FID compare a random half of the held-out images with as many others.
 TIMES = {"kid": 100, "fid": 20}
 LARGEST, FEWEST = 500, 8
+# With fewer groups than this, neither halves nor new draws of whole groups say anything.
+FEW_GROUPS = 5
 # A background may be as even as the camera's rounding: its sd never counts as less.
 ROUNDING = 0.5
 # Where the words change: share of the way to noise or another class, copies, background in sd.
@@ -192,9 +193,17 @@ def _distances(
 
 
 def _units(val: ParticleSet) -> np.ndarray:
-    # what the split keeps together, as far as the table says
-    text = (val.table[c].astype(str).to_numpy(object) for c in ("group", "source", "digest"))
-    return units_of(*text)
+    # which particles of a class belong together: of a group, or of a picture in one of few groups
+    group, source = (val.table[c].astype(str).to_numpy(object) for c in ("group", "source"))
+    named = group != ""
+    if len(set(group[named])) < FEW_GROUPS:
+        group, named = group + "\x1f" + source, named & (source != "")
+    codes = np.unique(group, return_inverse=True)[1]
+    codes[~named] = len(codes) + np.flatnonzero(~named)
+    few = [k for k in set(val.labels) if len(set(codes[val.labels == k])) < FEW_GROUPS]
+    alone = np.isin(val.labels, few)
+    codes[alone] = len(codes) + np.flatnonzero(alone)
+    return codes
 
 
 def _halvings(units: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -14,12 +14,9 @@ LARGEST = 1000
 def halves(units: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return two random sets of positions, about as many in each, that part no unit.
 
-    Units int64 (N,), equal for particles that belong together. One unit alone is halved by rows.
+    Units int64 (N,), equal for particles that belong together.
     """
     names, which, sizes = np.unique(units, return_inverse=True, return_counts=True)
-    if len(names) < 2:
-        order = rng.permutation(len(units))
-        return order[: len(order) // 2], order[len(order) // 2 :]
     side, filled = np.zeros(len(names), bool), [0, 0]
     for k in rng.permutation(len(names)):
         side[k] = filled[1] < filled[0] or (filled[0] == filled[1] and rng.random() < 0.5)
