@@ -24,7 +24,7 @@ class Three(nn.Module):
 
 
 def read(module):
-    return [float(module.weight), float(module.mean), int(module.count)]
+    return [module.weight.item(), module.mean.item(), module.count.item()]
 
 
 def test_three_steps_by_hand():
@@ -50,7 +50,7 @@ def test_the_first_steps_follow_the_model():
         model.set(weight, 0, step)
         ema.update(step)
         # steps 0 and 1 keep nothing of the past; step 2 keeps 1 - 2^(-2/3) = 0.370039
-        assert float(ema.module.weight) == pytest.approx((6, 2, 4 - 0.370039 * 2)[step], abs=1e-5)
+        assert ema.module.weight.item() == pytest.approx((6, 2, 4 - 0.370039 * 2)[step], abs=1e-5)
 
 
 def test_the_average_is_a_frozen_model_of_its_own():

@@ -9,9 +9,8 @@ import pandas as pd
 
 from svpkit import ranks
 from svpkit.classify.model import Model
-from svpkit.errors import SvpkitError
 from svpkit.particles.particleset import ParticleSet
-from svpkit.particles.split import Split, groups_of
+from svpkit.particles.split import Split, groups_of, refuse_drawn
 from svpkit.store import stage, write_json
 
 # Rows that one process takes at a time when several share the work.
@@ -75,13 +74,3 @@ def shared_logits(model: Model, particles: ParticleSet) -> np.ndarray:
     mine = [(int(r[0]), model.logits(particles.take(r))) for r in rows]
     done = [block for _, block in sorted(gather_object(mine), key=lambda pair: pair[0])]
     return np.concatenate([np.empty((0, len(model.classes)), np.float32), *done])
-
-
-def refuse_drawn(particles: ParticleSet, name: str) -> None:
-    """Raise SvpkitError when a set that measures holds a drawn particle."""
-    drawn = particles.table.loc[particles.table["origin"] == "synthetic", "id"]
-    if len(drawn):
-        raise SvpkitError(
-            f"{name}: {len(drawn)} drawn (synthetic) particles, such as '{drawn.iloc[0]}': "
-            f"nothing is measured on them"
-        )

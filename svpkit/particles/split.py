@@ -32,7 +32,7 @@ def split(out: Path, params: Mapping[str, Any], data: Path, test: Path | None = 
     particles = ParticleSet.open(data)
     other = None if test is None else _own_test(ParticleSet.open(test), particles)
     for each in (particles, other) if other else (particles,):
-        _refuse_drawn(each)
+        refuse_drawn(each, "data")
     parts = divide(particles, params if other is None else {**params, "test": None})
     if other is not None:
         parts.test = np.flatnonzero(other.labels >= 0)
@@ -118,12 +118,13 @@ def _own_test(test: ParticleSet, data: ParticleSet) -> ParticleSet:
     return test.with_classes(data.classes)
 
 
-def _refuse_drawn(particles: ParticleSet) -> None:
+def refuse_drawn(particles: ParticleSet, name: str) -> None:
+    """Raise SvpkitError when a set that splits or measures holds a drawn particle."""
     drawn = particles.table.loc[particles.table["origin"] == "synthetic", "id"]
     if len(drawn):
         raise SvpkitError(
-            f"data: {len(drawn)} drawn (synthetic) particles, such as '{drawn.iloc[0]}': "
-            f"they may never stand in train, val or test"
+            f"{name}: {len(drawn)} drawn (synthetic) particles, such as '{drawn.iloc[0]}': "
+            "they may never stand in train, val or test"
         )
 
 
