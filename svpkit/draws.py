@@ -4,9 +4,11 @@ Models never touch a global generator: each sample carries a 64-bit seed, and ev
 it is a hash of that seed, the stream's name and a counter (splitmix64: Steele, Lea & Flood 2014).
 """
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -63,6 +65,30 @@ def normal(seeds: Tensor, shape: Sequence[int], stream: str) -> Tensor:
     radius = torch.sqrt(-2 * torch.log(u.clamp(max=1 - 2.0**-24)))
     both = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
     return both[:, :n].reshape(len(seeds), *shape)
+
+
+def epochs(n: int, batch: int, seed: int) -> Callable[[int], np.ndarray]:
+    """Return `order(step)`: positions (batch,) in 0 .. n - 1, each image once an epoch."""
+
+    @lru_cache(maxsize=4)
+    def shuffled(epoch: int) -> np.ndarray:
+        return rng(seed, "epoch", epoch).permutation(n)
+
+    def order(step: int) -> np.ndarray:
+        place = step * batch + np.arange(batch)
+        epoch = place // n
+        found = [shuffled(e)[place[epoch == e] % n] for e in range(epoch[0], epoch[-1] + 1)]
+        return np.concatenate(found)
+
+    return order
+
+
+@contextlib.contextmanager
+def seeded(seed: int, *role: str | int) -> Iterator[None]:
+    """Lend torch's global generator a state that belongs to (seed, role...), then restore it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(key(seed, *role) & (2**63 - 1))
+        yield
 
 
 def _shift(x: Tensor, k: int) -> Tensor:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -82,30 +81,6 @@ def to_float(images: Tensor) -> Tensor:
 def to_uint8(images: Tensor) -> Tensor:
     """Return images in [-1, 1] as uint8, rounded and clipped."""
     return images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-@contextlib.contextmanager
-def seeded(seed: int, *role: str | int) -> Iterator[None]:
-    """Lend torch's global generator a state that belongs to (seed, role...), then restore it."""
-    with torch.random.fork_rng():
-        torch.manual_seed(draws.key(seed, *role) & (2**63 - 1))
-        yield
-
-
-def epochs(n: int, batch: int, seed: int) -> Callable[[int], np.ndarray]:
-    """Return `order(step)`: positions (batch,) in 0 .. n - 1, each image once an epoch."""
-
-    @lru_cache(maxsize=4)
-    def shuffled(epoch: int) -> np.ndarray:
-        return draws.rng(seed, "epoch", epoch).permutation(n)
-
-    def order(step: int) -> np.ndarray:
-        place = step * batch + np.arange(batch)
-        epoch = place // n
-        found = [shuffled(e)[place[epoch == e] % n] for e in range(epoch[0], epoch[-1] + 1)]
-        return np.concatenate(found)
-
-    return order
 
 
 def learning_rate(plan: Plan, images: int) -> float:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from svpkit import checkpoint, devices
+from svpkit import checkpoint, devices, draws
 from svpkit.errors import SvpkitError
-from svpkit.fit import Task, fit, learning_rate, seeded, to_float, to_uint8
+from svpkit.fit import Task, fit, learning_rate, to_float, to_uint8
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (200, 1, 8, 8), dtype=np.uint8)
 LABELS = (IMAGES.mean((1, 2, 3)) > 127).astype(np.int64)
@@ -23,7 +23,7 @@ def plan(**changes):
 
 
 def network():
-    with seeded(0, "network"):
+    with draws.seeded(0, "network"):
         return nn.Sequential(
             nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 2)
         )
@@ -145,7 +145,7 @@ def test_several_parts_have_an_optimizer_each(tmp_path):
             goal = 1.0 if part == "a" else -1.0
             return (layer(images.flatten(1)).squeeze(1) - goal).square().mean()
 
-    with seeded(0, "pair"):
+    with draws.seeded(0, "pair"):
         pair = Pair()
     model, _ = fit(pair, plan(ema=0.0), task(loss=None, validate=None), out=tmp_path, seed=0)
     x = to_float(torch.from_numpy(IMAGES)).flatten(1)

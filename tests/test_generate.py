@@ -236,13 +236,13 @@ def test_sample_options_are_checked():
 
 
 def test_epochs_visit_every_image_once():
-    order = stage.epochs(10, 4, seed=0)
+    order = draws.epochs(10, 4, seed=0)
     places = np.concatenate([order(step) for step in range(10)])
     for epoch in places.reshape(4, 10):
         assert sorted(epoch) == list(range(10))
-    assert np.array_equal(order(7), stage.epochs(10, 4, seed=0)(7))
+    assert np.array_equal(order(7), draws.epochs(10, 4, seed=0)(7))
 
-    assert len(stage.epochs(3, 8, seed=0)(5)) == 8
+    assert len(draws.epochs(3, 8, seed=0)(5)) == 8
 
 
 @pytest.fixture

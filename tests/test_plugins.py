@@ -10,7 +10,8 @@ import pytest
 from annotated_types import Ge
 
 from svpkit.errors import SvpkitError
-from svpkit.plugins import DEFAULT_PLUGINS, Option, check_options, discover, options_of
+from svpkit.options import Option, check_options, options_of
+from svpkit.plugins import DEFAULT_PLUGINS, discover
 
 GOOD = """
 from svpkit import hookimpl

@@ -19,8 +19,9 @@ from svpkit.classify.strategies import (
 )
 from svpkit.default_plugins import strategies as registered
 from svpkit.errors import SvpkitError
+from svpkit.options import check_options
 from svpkit.particles.particleset import ParticleSet
-from svpkit.plugins import Plugin, Use, check_options
+from svpkit.plugins import Plugin, Use
 
 CLASSES = ("protein", "oil", "bubble")
 COUNTS = {"protein": 80, "oil": 16, "bubble": 4}

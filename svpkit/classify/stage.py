@@ -40,7 +40,7 @@ def classifier(out: Path, params: Mapping[str, Any], split: Path, *synthetic: Pa
     context = Context(classes, seed, params["prevalence"], _drawn(synthetic, classes))
     prepared = balance.prepare(train, context)
     spec = ImageSpec(train.shape[0], train.shape[1], classes)
-    with fit.seeded(seed, "classifier", "init"):
+    with draws.seeded(seed, "classifier", "init"):
         network = use(spec)
     priors = Priors(prepared.prior, deployment(params["prevalence"], classes))
     check = partial(validation, val=val, balance=balance, priors=priors) if len(val) else None
@@ -73,7 +73,7 @@ def order(
 
         return drawn
 
-    return fit.epochs(n, batch, seed)
+    return draws.epochs(n, batch, seed)
 
 
 def validation(

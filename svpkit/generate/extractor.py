@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from svpkit import checkpoint, devices, draws, ranks
-from svpkit.fit import Plan, Task, fit, seeded, to_float
+from svpkit.fit import Plan, Task, fit, to_float
 from svpkit.generate.diffusion import spaced, turn
 from svpkit.particles.particleset import ParticleSet, batches
 from svpkit.particles.split import Split
@@ -92,7 +92,7 @@ def extractor(out: Path, params: Mapping[str, Any], split: Path) -> None:
     extractor.safetensors and extractor.json.
     """
     train = Split.open(split).train()
-    with seeded(params["seed"], "extractor"):
+    with draws.seeded(params["seed"], "extractor"):
         model = Extractor(train.shape[0], len(train.classes))
     labels = train.labels
     task = Task(

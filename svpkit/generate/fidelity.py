@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from svpkit import draws
-from svpkit.fit import seeded
 from svpkit.generate.copies import copy_rate, copy_recall
 from svpkit.generate.extractor import FEATURES, features, load_extractor
 from svpkit.generate.gap import gap, halves
@@ -107,7 +106,7 @@ def kid(a: Tensor, b: Tensor) -> float:
         metric = KernelInceptionDistance(feature=_Given(), subsets=1, subset_size=len(a))
     metric.update(a, real=False)
     metric.update(b, real=True)
-    with seeded(0, "kid"):  # it shuffles, to no effect on sets this large
+    with draws.seeded(0, "kid"):  # it shuffles, to no effect on sets this large
         return float(metric.compute()[0])
 
 

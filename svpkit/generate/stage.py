@@ -10,16 +10,17 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from svpkit import checkpoint, devices, ranks
+from svpkit import checkpoint, devices, draws, ranks
 from svpkit.errors import SvpkitError
-from svpkit.fit import Task, epochs, fit, seeded
+from svpkit.fit import Task, fit
 from svpkit.generate.drawing import assemble, draw_chunks, record
 from svpkit.generate.drawing import draw as draw
 from svpkit.generate.drawing import seeds_of as seeds_of
 from svpkit.hookspecs import ImageSpec
+from svpkit.options import check_options, options_of
 from svpkit.particles.particleset import ParticleSet
 from svpkit.particles.split import Split
-from svpkit.plugins import Use, check_options, options_of
+from svpkit.plugins import Use
 from svpkit.store import file_digest, stage, write_json
 
 WEIGHTS = "model.safetensors"
@@ -36,7 +37,7 @@ def generator(out: Path, params: Mapping[str, Any], split: Path) -> None:
     train = training_images(Split.open(split), params["classes"])
     use, seed = params["generator"], params["seed"]
     spec = ImageSpec(train.shape[0], train.shape[1], train.classes)
-    with seeded(seed, "generator", *spec.classes):
+    with draws.seeded(seed, "generator", *spec.classes):
         model = use(spec)
     history: list[dict[str, Any]] = []
     if isinstance(model, nn.Module):
@@ -86,7 +87,7 @@ def load_generator(folder: Path, use: Use) -> Any:
     except (OSError, ValueError) as error:
         raise SvpkitError(f"{folder}: no trained generator here ({error})") from None
     said = config["spec"]
-    with seeded(0, "load"):
+    with draws.seeded(0, "load"):
         model = use(ImageSpec(said["channels"], said["size"], tuple(said["classes"])))
     if not isinstance(model, nn.Module):
         model.load_state({name: tensor.numpy() for name, tensor in tensors.items()})
@@ -100,7 +101,7 @@ def check_sample_options(
     use: Use, spec: ImageSpec, sample: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
     """Return the options of `sample` with defaults; raises SvpkitError naming `where`.key."""
-    with seeded(0, "check"):
+    with draws.seeded(0, "check"):
         model = use(spec)
     checked = check_options(options_of(model.sample), sample, where)
     if hasattr(model, "check_sample"):
@@ -115,7 +116,7 @@ def _trained(
     if hasattr(model, "prepare"):
         model.prepare(train)  # type: ignore[operator]
     task = Task(
-        order=epochs(len(train), plan.batch, seed),
+        order=draws.epochs(len(train), plan.batch, seed),
         fetch=lambda at: (train.images(at), labels[at]),
         label=f"generator {' '.join(train.classes)}",
     )

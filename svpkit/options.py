@@ -1,0 +1,112 @@
+"""The options of a plugin: the keyword-only parameters of its factory, read and checked."""
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from svpkit.errors import SvpkitError, nearest, unknown
+
+# Filled in by the host, so never an option of a recipe.
+RESERVED = ("particle_types",)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a plugin: a keyword-only parameter of its factory."""
+
+    name: str
+    type: Any
+    default: Any
+    doc: str
+
+    @property
+    def required(self) -> bool:
+        """True when a recipe has to give it."""
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def type_name(self) -> str:
+        """The type as a reader of a recipe would write it."""
+        shown = typing.get_args(self.type)[0] if hasattr(self.type, "__metadata__") else self.type
+        if typing.get_origin(shown) is typing.Literal:
+            return " or ".join(repr(each) for each in typing.get_args(shown))
+        plain = isinstance(shown, type) and not typing.get_args(shown)
+        return shown.__name__ if plain else str(shown).replace("typing.", "")
+
+
+def options_of(call: Callable[..., Any]) -> dict[str, Option]:
+    """Return the options of a factory: its keyword-only parameters.
+
+    A string among the metadata of an `Annotated` type is the option's documentation.
+    """
+    target = call.__init__ if inspect.isclass(call) else call
+    parameters = inspect.signature(call).parameters
+    wanted = [n for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    # what else it takes or returns may be a heavy type that the module imports for checkers only
+    asked = {n: target.__annotations__[n] for n in wanted if n in target.__annotations__}
+    alone = SimpleNamespace(__annotations__=asked)
+    scope = getattr(inspect.unwrap(target), "__globals__", {})
+    hints = typing.get_type_hints(alone, globalns=scope, include_extras=True)
+    options = {}
+    for name in wanted:
+        if name not in RESERVED:
+            kind = hints.get(name, Any)
+            doc = next((m for m in getattr(kind, "__metadata__", ()) if isinstance(m, str)), "")
+            options[name] = Option(name, kind, parameters[name].default, doc)
+    return options
+
+
+def check_options(
+    known: Mapping[str, Option], given: Mapping[str, Any], where: str, more: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the options with defaults filled in; raises SvpkitError naming `where`.key."""
+    for name in given:
+        if name not in known and name not in more:
+            raise unknown(where, name, [*known, *more])
+    resolved = {n: _typed(int, given[n], f"{where}.{n}") for n in more if n in given}
+    for name, option in known.items():
+        if name in given:
+            resolved[name] = _typed(option.type, given[name], f"{where}.{name}")
+        elif option.required:
+            raise SvpkitError(f"{where}.{name}: missing ({option.type_name})")
+        else:
+            resolved[name] = option.default
+    return resolved
+
+
+def _typed(kind: Any, value: Any, where: str) -> Any:
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+    if kind is Any:
+        return value
+    try:
+        try:
+            adapter = TypeAdapter(kind, config=ConfigDict(strict=False))
+        except PydanticUserError:  # a type that brings its own config
+            adapter = TypeAdapter(kind)
+        if isinstance(value, bool) and bool not in _plain(kind):
+            raise SvpkitError(f"{where}: given {value!r}, a {_shown(kind)} is wanted")
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        hint = nearest(value, _literals(kind)) if isinstance(value, str) else ""
+        raise SvpkitError(f"{where}: given {value!r}: {first['msg'].lower()}{hint}") from None
+
+
+def _plain(kind: Any) -> set[Any]:
+    inner = typing.get_args(kind)[:1] if hasattr(kind, "__metadata__") else typing.get_args(kind)
+    return {kind}.union(*(_plain(k) for k in inner if isinstance(k, type) or typing.get_args(k)))
+
+
+def _shown(kind: Any) -> str:
+    return Option("", kind, None, "").type_name
+
+
+def _literals(kind: Any) -> list[str]:
+    args = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return [str(a) for a in args]
+    return [name for a in args for name in _literals(a)]
