@@ -28,7 +28,10 @@ def main() -> None:
         sys.exit(2)
     except OSError as error:
         # a full disk, a read-only folder, a file where a folder should be: the user's to mend
-        click.echo(f"svpkit: {error.filename or ''}: {error.strerror or error}", err=True)
+        said = error.strerror or str(error)
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            said = "this is a file, a folder is wanted"
+        click.echo(f"svpkit: {error.filename or ''}: {said}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         click.echo(

@@ -216,6 +216,15 @@ def reader_for(
     return registry.use("reader", name, options, "reader")
 
 
+def set_aside(folder: Path) -> list[str]:
+    """Return a line on the files that could not be read, from `quarantine.csv`; none where none."""
+    from svpkit.particles.ingest import QUARANTINE
+
+    path = folder / QUARANTINE
+    lines = path.read_text(encoding="utf-8").splitlines()[1:] if path.is_file() else []
+    return [f"{len(lines):,} files could not be read and are not counted: {path}"] if lines else []
+
+
 def console() -> "Console":
     """Return a terminal to print tables to."""
     from rich.console import Console

@@ -94,6 +94,8 @@ def locate(path: str, roots: list[Path], where: str) -> Located:
     """Return a file or folder under one of the roots, with its digest; absolute paths stay."""
     tried = [Path(path)] if Path(path).is_absolute() else [root / path for root in roots]
     for found in tried:
+        if found.is_dir() and not any(f.is_file() for f in found.rglob("*")):
+            raise SvpkitError(f"{where}: there is no file in '{found}'")
         if found.exists():
             return Located(found, path_digest(found))
     looked = choices(str(t.parent) for t in tried)

@@ -1,13 +1,15 @@
 """The options of a plugin: the keyword-only parameters of its factory, read and checked."""
 
 import inspect
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 from svpkit.errors import SvpkitError, nearest, unknown
+from svpkit.toml import spell
 
 # Filled in by the host, so never an option of a recipe.
 RESERVED = ("particle_types",)
@@ -27,14 +29,19 @@ class Option:
         """True when a recipe has to give it."""
         return self.default is inspect.Parameter.empty
 
-    @property
-    def type_name(self) -> str:
-        """The type as a reader of a recipe would write it."""
-        shown = typing.get_args(self.type)[0] if hasattr(self.type, "__metadata__") else self.type
-        if typing.get_origin(shown) is typing.Literal:
-            return " or ".join(repr(each) for each in typing.get_args(shown))
-        plain = isinstance(shown, type) and not typing.get_args(shown)
-        return shown.__name__ if plain else str(shown).replace("typing.", "")
+
+def type_name(annotation: Any) -> str:
+    """Return a type as the reader of a recipe would write it: "int", "list", "a" or "b"."""
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return annotation.__name__
+    if hasattr(annotation, "__metadata__"):
+        return type_name(typing.get_args(annotation)[0])
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return " or ".join(spell(a) for a in args)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(type_name(a) for a in args if a is not type(None))
+    return {tuple: "list", dict: "table"}.get(origin, str(annotation))
 
 
 def options_of(call: Callable[..., Any]) -> dict[str, Option]:
@@ -71,7 +78,7 @@ def check_options(
         if name in given:
             resolved[name] = _typed(option.type, given[name], f"{where}.{name}")
         elif option.required:
-            raise SvpkitError(f"{where}.{name}: missing ({option.type_name})")
+            raise SvpkitError(f"{where}.{name}: missing ({type_name(option.type)})")
         else:
             resolved[name] = option.default
     return resolved
@@ -88,7 +95,7 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         except PydanticUserError:  # a type that brings its own config
             adapter = TypeAdapter(kind)
         if isinstance(value, bool) and bool not in _plain(kind):
-            raise SvpkitError(f"{where}: given {value!r}, a {_shown(kind)} is wanted")
+            raise SvpkitError(f"{where}: given {value!r}, a {type_name(kind)} is wanted")
         return adapter.validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
@@ -99,10 +106,6 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
 def _plain(kind: Any) -> set[Any]:
     inner = typing.get_args(kind)[:1] if hasattr(kind, "__metadata__") else typing.get_args(kind)
     return {kind}.union(*(_plain(k) for k in inner if isinstance(k, type) or typing.get_args(k)))
-
-
-def _shown(kind: Any) -> str:
-    return Option("", kind, None, "").type_name
 
 
 def _literals(kind: Any) -> list[str]:

@@ -75,10 +75,11 @@ def explain(experiment: Experiment, root: Path, stage: str) -> Iterator[str]:
     """Yield one or more lines on each artifact of a stage: made, or what differs."""
     planned = plan(experiment, root)
     stages = list(dict.fromkeys(p.artifact.stage for p in planned))
-    if stage not in stages:
-        raise unknown("stage", stage, stages)
+    labels = [p.artifact.label for p in planned]
+    if stage not in (*stages, *labels):
+        raise unknown("stage", stage, [*stages, *labels])
     for each in planned:
-        if each.artifact.stage == stage:
+        if stage in (each.artifact.stage, each.artifact.label):
             yield f"{each.artifact.label} ({each.artifact.name}): {reason(each, root)}"
 
 
@@ -97,6 +98,10 @@ def reason(planned: Planned, root: Path) -> str:
     if not made:
         return "not made yet"
     changes = min((_differences(old, wanted) for old in made), key=len)
+    own = [c for c in changes if not c.startswith("inputs")]
+    if not own:
+        return "not made yet; what it is made from is another"
+    changes = own
     shown = "; ".join(changes[:3]) + (f" and {len(changes) - 3} more" if changes[3:] else "")
     return f"not made yet; nearest differs in {shown}"
 

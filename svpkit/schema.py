@@ -1,11 +1,10 @@
 """The recipe's keys as a table for people, and as a JSON Schema for editors."""
 
-import types
-import typing
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel
 
+from svpkit.options import type_name
 from svpkit.recipe import Baseline, Recipe, model_in
 from svpkit.toml import spell
 
@@ -28,23 +27,10 @@ def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[tuple[str, s
         dotted = f"{prefix}{name}"
         if inner is None:
             default = "required" if entry.is_required() else spell(entry.get_default())
-            rows.append((dotted, _type(entry.annotation), default, entry.description or ""))
+            rows.append((dotted, type_name(entry.annotation), default, entry.description or ""))
         else:
             rows += keys(inner, f"{dotted}." if inner is not Baseline else f"{dotted}[].")
     return rows
-
-
-def _type(annotation: Any) -> str:
-    if isinstance(annotation, type) and not typing.get_args(annotation):
-        return annotation.__name__
-    if hasattr(annotation, "__metadata__"):
-        return _type(typing.get_args(annotation)[0])
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Literal:
-        return " or ".join(spell(a) for a in args)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_type(a) for a in args if a is not type(None))
-    return {tuple: "list", dict: "table"}.get(origin, str(annotation))
 
 
 def markdown() -> str:

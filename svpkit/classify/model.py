@@ -98,13 +98,18 @@ class Model:
 
     def _run(self, call: Callable[[Any], Any], images: Images, batch: int) -> np.ndarray:
         self._check(images)
-        torched, blocks = isinstance(self.network, nn.Module), []
+        torched, done = isinstance(self.network, nn.Module), 0
+        found = np.empty((0, len(self.classes)), np.float32)
         with Progress("classifying", len(images)) as progress:
             for block in predict(call, images, batch, torched):
-                blocks.append(block)
+                if not done:
+                    # one array from the start: many small ones that live on between large
+                    # buffers that come and go would keep the heap from shrinking
+                    found = np.empty((len(images), block.shape[1]), np.float32)
+                found[done : done + len(block)] = block
+                done += len(block)
                 progress(len(block))
-        width = blocks[0].shape[1] if blocks else len(self.classes)
-        return np.concatenate([np.empty((0, width), np.float32), *blocks])
+        return found
 
     def _check(self, images: Images) -> None:
         given = images.shape if isinstance(images, ParticleSet) else images.shape[1:]

@@ -47,6 +47,11 @@ def import_(
     for name, n in particles.counts.items():
         click.echo(f"{name:<20} {n:>9,}")
     click.echo(f"{len(particles):,} particles in {out}")
+    unlabelled = int((particles.labels < 0).sum())
+    if unlabelled:
+        click.echo(f"{unlabelled:,} of them without a label (class folders or -o labels=FILE.csv)")
+    for line in api.set_aside(out):
+        click.echo(line)
 
 
 @data.command()

@@ -34,7 +34,8 @@ def gc(store_root: Path, runs: Path, yes: bool) -> None:
 
     found = unnamed(store_root, runs)
     size = sum(bytes for _, bytes in found) / 1e6
-    click.echo(f"{len(found)} that no run in {runs} names, {size:,.1f} MB")
+    what = f"{len(found)} artifacts, {size:,.1f} MB" if found else "nothing"
+    click.echo(f"{what} that no run in {runs} names")
     if found and (yes or click.confirm("remove them?")):
         remove(store_root, [path for path, _ in found])
 

@@ -2,6 +2,7 @@
 
 import click
 
+from svpkit.options import type_name
 from svpkit.plugins import Plugin, Registry
 
 
@@ -63,7 +64,7 @@ def _options(plugin: Plugin) -> list[str]:
     lines = []
     for option in plugin.options.values():
         default = "required" if option.required else f"= {option.default!r}"
-        lines.append(f"  {option.name}: {option.type_name} {default}")
+        lines.append(f"  {option.name}: {type_name(option.type)} {default}")
         if option.doc:
             lines.append(f"      {option.doc}")
     if plugin.takes_more:

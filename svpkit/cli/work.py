@@ -32,6 +32,8 @@ def predict(
     use = api.reader_for(registry, source, reader, options_of(options))
     counts = predict_source(api.run_folder(run, runs), registry, use, source, out)
     api.console().print(api.as_table(counts, title=f"{source}"))
+    for line in api.set_aside(out):
+        click.echo(line)
     click.echo(f"predictions: {out / 'predictions.csv'}")
 
 
