@@ -26,7 +26,7 @@ from svpkit import devices
 from svpkit.classify.losses import cross_entropy
 from svpkit.classify.stage import order
 from svpkit.classify.strategies import Augment
-from svpkit.fit import Task, fit
+from svpkit.fit import Plan, Task, fit
 from svpkit.hookspecs import ImageSpec
 from svpkit.particles.particleset import ParticleSet
 from svpkit.plugins import discover
@@ -43,21 +43,6 @@ CASES = [
     ("generator", "ddpm", LEAN, 32, 16),
     ("generator", "ddpm", LEAN, 64, 16),
 ]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A training longer than any benchmark."""
-
-    batch: int
-    images: int = 10**9
-    lr: float = 1e-3
-    schedule: str = "cosine"
-    warmup: float = 0.01
-    optimizer: str = "adamw"
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    ema: float = 0.999
 
 
 class Enough(Exception):
@@ -124,7 +109,8 @@ def measure(case, registry, folder, seconds):
     particles = ParticleSet.open(folder / f"{size}")
     labels = particles.labels
     model = registry.use(kind, name, options, f"{kind}.plugin")(ImageSpec(1, size, CLASSES))
-    plan = Plan(batch)
+    # longer than any benchmark
+    plan = Plan(10**9, batch, 1e-3, optimizer="adamw", weight_decay=0.01, clip=1.0, ema=0.999)
     criterion = cross_entropy(particles.counts)
     if kind == "classifier":
         augment, loss = Augment().augment, lambda m, x, y, s, part="main": criterion(m(x), y)

@@ -1,6 +1,7 @@
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
+from svpkit import fit
 from svpkit.classify import stage as stage_module
 from svpkit.classify.model import Model
 from svpkit.classify.score import score
@@ -25,17 +27,17 @@ SMALL = {"model": "resnet10t", "width": 8, "stem": "small"}
 SPEC = ImageSpec(1, 16, CLASSES)
 
 
-@dataclass(frozen=True)
-class Plan:
-    images: int = 2560
-    batch: int = 32
-    lr: float = 5e-3
-    schedule: str = "cosine"
-    warmup: float = 0.1
-    optimizer: str = "adamw"
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    ema: float = 0.9
+Plan = partial(
+    fit.Plan,
+    images=2560,
+    batch=32,
+    lr=5e-3,
+    warmup=0.1,
+    optimizer="adamw",
+    weight_decay=0.01,
+    clip=1.0,
+    ema=0.9,
+)
 
 
 @pytest.fixture(scope="session")
