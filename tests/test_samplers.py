@@ -1,4 +1,4 @@
-"""Samplers and schedules against closed forms: Gaussian images, whose ideal denoiser is linear."""
+"""Samplers against closed forms: Gaussian images, whose ideal denoiser is linear."""
 
 import math
 
@@ -9,6 +9,7 @@ import torch
 from svpkit.generate import samplers, schedules
 
 T = 500
+NAMES = sorted(samplers.SAMPLERS)
 SIDE, PIXEL_SD, LEVEL, LEVEL_SD = 64, 0.15, 0.40, 0.05
 
 
@@ -93,38 +94,108 @@ def test_gaussian_images_are_solved(name, grid_of, steps, shape, off):
     assert w2(better, shape=False) < w2(plain, shape=False)
 
 
+# W2 of the shape at 25 steps: what each sampler leaves on its worst and best grids
+LEFT = {
+    ("ancestral", "lambda"): 0.022,
+    ("ancestral", "time"): 0.019,
+    ("ancestral", "karras"): 0.020,
+    ("ddim", "lambda"): 0.012,
+    ("ddim", "time"): 0.012,
+    ("ddim", "karras"): 0.011,
+    ("dpmpp2m", "lambda"): 0.003,
+    ("dpmpp2m", "time"): 0.009,
+    ("dpmpp2m", "karras"): 0.003,
+    ("unipc", "lambda"): 0.003,
+    ("unipc", "time"): 0.009,
+    ("unipc", "karras"): 0.003,
+}
+
+
+@pytest.mark.parametrize(("name", "grid"), [(n, g) for n in NAMES for g in sorted(schedules.GRIDS)])
+def test_every_sampler_solves_gaussian_images_on_every_grid(name, grid):
+    sampler = samplers.SAMPLERS[name][0]
+    at = schedules.GRIDS[grid](schedules.linear(T), 25)
+    plain, better = (outcome(sampler, at, *start) for start in starts(at))
+    assert w2(better) < LEFT[name, grid]
+    assert abs(bias(better)) < 1e-3
+    assert bias(plain) == pytest.approx(-0.025 if name == "ancestral" else -0.095, abs=0.012)
+    # more steps: nearer, down to what the last level itself leaves
+    many = schedules.GRIDS[grid](schedules.linear(T), 100)
+    assert w2(outcome(sampler, many, *starts(many)[1])) < max(0.5 * LEFT[name, grid], 0.0028)
+    # from pure noise there is no background to lose, whatever the start
+    ended = schedules.GRIDS[grid](schedules.zero_terminal(schedules.linear(T)), 25)
+    found = outcome(sampler, ended, *starts(ended)[0])
+    assert abs(bias(found)) < 1e-9
+    assert w2(found) < 3 * LEFT[name, grid]
+
+
+def along_the_ode(grid, start, variance):
+    """The probability-flow ODE of Gaussian modes of mean 0, solved in closed form."""
+    a, s = grid.alpha[[0, -1]], grid.sigma[[0, -1]]
+    spread = (a[:, None] ** 2 * variance + s[:, None] ** 2).sqrt()
+    last = start * spread[1] / spread[0]
+    return last * a[1] * variance / spread[1] ** 2
+
+
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpmpp2m", 2), ("unipc", 2)])
+def test_ode_solvers_reach_the_closed_form(name, order):
+    variance = torch.logspace(-4, 2, 40, dtype=torch.float64)
+    table, missed = schedules.linear(T), []
+    for steps in (50, 100, 200, 800):
+        grid = schedules.uniform_lambda(table, steps)
+        a, s = grid.alpha, grid.sigma
+
+        def denoise(x, i, a=a, s=s):
+            return x * a[i] * variance / (a[i] ** 2 * variance + s[i] ** 2)
+
+        found = samplers.SAMPLERS[name][0](denoise, torch.ones_like(variance), grid, None)
+        truth = along_the_ode(grid, 1.0, variance)
+        missed.append(float((found / truth - 1).abs().max()))
+    assert missed[-1] < 0.03 / 10 ** (2 * (order - 1))
+    rates = [math.log2(one / two) for one, two in zip(missed[:2], missed[1:3], strict=True)]
+    assert min(rates) > order - 0.2
+
+
+def test_ode_solvers_agree():
+    grid = schedules.uniform_lambda(schedules.linear(T), 200)
+    start = torch.linspace(-2, 2, 21, dtype=torch.float64)
+    found = [ours(name, grid, start) for name in ("ddim", "dpmpp2m", "unipc")]
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0.02)
+    torch.testing.assert_close(found[1], found[2], rtol=0, atol=1e-3)
+
+
+def test_unipc_is_nearer_than_its_predictor():
+    def missed(name):
+        grid = schedules.uniform_lambda(schedules.linear(T), 20)
+        variance = torch.full((1,), 0.04, dtype=torch.float64)
+
+        def denoise(x, i):
+            a, s = grid.alpha[i], grid.sigma[i]
+            return x * a * variance / (a**2 * variance + s**2)
+
+        found = samplers.SAMPLERS[name][0](denoise, torch.ones_like(variance), grid, None)
+        return abs(float(found / along_the_ode(grid, 1.0, variance) - 1))
+
+    assert missed("unipc") < missed("dpmpp2m") < missed("ddim")
+
+
+@pytest.mark.parametrize("name", ["ancestral", "ddim", "dpmpp2m", "unipc"])
+def test_each_level_is_one_call(name):
+    grid, asked = schedules.uniform_lambda(schedules.linear(T), 9), []
+
+    def denoise(x, i):
+        asked.append(i)
+        return 0.5 * x
+
+    samplers.SAMPLERS[name][0](denoise, torch.ones(2), grid, lambda i: torch.zeros(2))
+    assert asked == list(range(9))
+
+
 def test_the_time_grid_matters_more_than_the_solver():
     table = schedules.linear(T)
     grids = [of(table, 10) for of in (schedules.uniform_time, schedules.uniform_lambda)]
     slow, fast = (w2(outcome(samplers.dpmpp2m, g, *starts(g)[1])) for g in grids)
     assert slow > 2 * fast
-
-
-@pytest.mark.parametrize("name", sorted(schedules.SCHEDULES))
-def test_schedules_fall_and_keep_the_variance(name):
-    table = schedules.SCHEDULES[name](T)
-    alpha, sigma = schedules.levels(table)
-    assert torch.all(table.diff() < 0)
-    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(alpha))
-    torch.testing.assert_close((alpha / sigma).log(), table)
-
-
-def test_linear_schedule_is_the_papers():
-    alpha, _ = schedules.levels(schedules.linear(T))
-    betas = np.linspace(1e-4, 0.02, T)
-    np.testing.assert_allclose(alpha.numpy() ** 2, np.cumprod(1 - betas), rtol=1e-12)
-    assert float(alpha[-1] ** 2) == pytest.approx(0.00635, abs=5e-5)
-
-
-def test_grids():
-    table = schedules.linear(T)
-    every = schedules.uniform_time(table, T)
-    assert torch.equal(every.time, torch.arange(T - 1, -1, -1, dtype=torch.float64))
-    even = schedules.uniform_lambda(table, 25)
-    step = (even.alpha / even.sigma).log().diff()
-    torch.testing.assert_close(step, step[:1].expand(24))
-    assert (float(even.time[0]), float(even.time[-1])) == (T - 1, 0)
-    np.testing.assert_allclose(schedules.times(table, table).numpy(), np.arange(T), atol=1e-9)
 
 
 def test_ancestral_step_is_the_posterior():
@@ -147,7 +218,8 @@ def test_ancestral_step_is_the_posterior():
     assert seen[1] == pytest.approx(mean + z / math.sqrt(precision), rel=1e-9)
 
 
-def test_two_point_images_keep_their_shares():
+@pytest.mark.parametrize(("name", "near"), [("ddim", 0.05), ("dpmpp2m", 0.05), ("unipc", 0.05)])
+def test_two_point_images_keep_their_shares(name, near):
     # images that are -1 or +1 with 30 and 70 %: the exact denoiser is a tanh, and not linear
     table = schedules.linear(T)
     grid = schedules.uniform_lambda(table, 25)
@@ -158,6 +230,101 @@ def test_two_point_images_keep_their_shares():
     def denoise(x, i):
         return torch.tanh(x * grid.alpha[i] / grid.sigma[i] ** 2 + prior)
 
-    out = samplers.dpmpp2m(denoise, x, grid, lambda i: torch.zeros_like(x))
-    assert float((out.abs() - 1).abs().max()) < 0.05
+    out = samplers.SAMPLERS[name][0](denoise, x, grid, lambda i: torch.zeros_like(x))
+    assert float((out.abs() - 1).abs().max()) < near
     assert float((out > 0).double().mean()) == pytest.approx(0.7, abs=0.03)
+
+
+def known(a, s):
+    """A denoiser that is not linear: images are -1 or +1 with equal shares."""
+    return lambda x, i: torch.tanh(x * a[i] / s[i] ** 2)
+
+
+def stepped(scheduler, start, a, s, times):
+    """Let a scheduler of diffusers walk over `times` with the same denoiser, told as noise."""
+    x = start
+    for i, time in enumerate(times):
+        noise = (x - a[i] * known(a, s)(x, i)) / s[i]
+        x = scheduler.step(noise, time, x, return_dict=False)[0]
+    return x
+
+
+def ours(name, grid, start):
+    return samplers.SAMPLERS[name][0](
+        known(grid.alpha, grid.sigma), start, grid, lambda i: torch.zeros_like(start)
+    )
+
+
+LINEAR = {
+    "num_train_timesteps": T,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_schedule_and_step_are_those_of_diffusers():
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.DDPMScheduler(**LINEAR, clip_sample=False)
+    grid = schedules.uniform_time(schedules.linear(T), T)
+    rng = torch.Generator().manual_seed(0)
+    x, noise = (torch.randn(T, 1, 8, generator=rng) for _ in range(2))
+    time = grid.time.long()
+    expected = grid.alpha[:, None, None] * x + grid.sigma[:, None, None] * noise
+    found = theirs.add_noise(x, noise, time)
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=0)
+    # theirs are rounded to 32 bits, which the differences of a step near the image blow up
+    theirs.alphas_cumprod = torch.cumprod(1 - theirs.betas.double(), 0)
+    theirs.one = theirs.one.double()
+    theirs.set_timesteps(T)
+    assert theirs.timesteps.tolist() == time.tolist()
+    for i in (0, 100, 250, 498):
+        state, image = x[i].double(), torch.tanh(noise[i].double())
+        told = (state - grid.alpha[i] * image) / grid.sigma[i]
+        drawn = torch.Generator().manual_seed(7)
+        one = theirs.step(told, int(time[i]), state, generator=drawn).prev_sample
+        z = torch.randn(1, 8, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+        pair = schedules.Grid(*(v[i : i + 2] for v in (grid.time, grid.alpha, grid.sigma)))
+        seen = []
+
+        def denoise(y, k, image=image, seen=seen):
+            seen.append(y)
+            return image
+
+        samplers.ancestral(denoise, state, pair, lambda k, z=z: z)
+        torch.testing.assert_close(one, seen[1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("name", ["ddim", "dpmpp2m", "unipc"])
+def test_solvers_are_those_of_diffusers(name):
+    diffusers = pytest.importorskip("diffusers")
+    grid = schedules.uniform_time(schedules.linear(T), 20)
+    times = grid.time.long()
+    if name == "ddim":
+        theirs = diffusers.DDIMScheduler(**LINEAR, clip_sample=False, set_alpha_to_one=True)
+    elif name == "dpmpp2m":
+        theirs = diffusers.DPMSolverMultistepScheduler(
+            **LINEAR, algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
+        )
+    else:
+        theirs = diffusers.UniPCMultistepScheduler(
+            **LINEAR, solver_order=2, solver_type="bh2", final_sigmas_type="zero"
+        )
+    theirs.set_timesteps(20)
+    rng = torch.Generator().manual_seed(0)
+    start = torch.randn(8, 1, 8, generator=rng, dtype=torch.float64)
+    if name != "ddim":
+        on(theirs, times, grid)
+    found = stepped(theirs, start, grid.alpha, grid.sigma, times)
+    torch.testing.assert_close(found, ours(name, grid, start), atol=1e-5, rtol=0)
+
+
+def on(scheduler, times, grid):
+    """Put a scheduler of diffusers on our levels: theirs are spaced by rules of its own."""
+    sigma = (grid.sigma / grid.alpha).tolist()
+    scheduler.timesteps = times
+    scheduler.sigmas = torch.tensor([*sigma, 0.0], dtype=torch.float64)

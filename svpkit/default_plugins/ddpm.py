@@ -2,12 +2,14 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge, Le, MultipleOf
+from annotated_types import Ge, Le, Lt, MultipleOf
 
 from svpkit.errors import SvpkitError
 from svpkit.hookspecs import ImageSpec, Register, hookimpl
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from svpkit.generate.diffusion import Diffusion
 
 
@@ -30,28 +32,61 @@ def ddpm(
     ] = (),
     blocks: Annotated[int, Ge(1), "residual blocks at each resolution"] = 2,
     timesteps: Annotated[int, Ge(2), Le(10_000), "noise levels T"] = 500,
-    schedule: Annotated[Literal["linear", "cosine"], "betas 1e-4 .. 0.02, or cosine"] = "linear",
-    prediction: Annotated[Literal["noise", "v"], "what the network predicts"] = "noise",
-    levels: Annotated[
-        Literal["uniform", "lognormal"],
-        "noise levels trained on: each alike, or most in the middle, as EDM",
-    ] = "uniform",
-    loss: Annotated[Literal["l1", "l2", "huber"], "distance to the prediction's target"] = "l1",
-    standardise: Annotated[
-        bool, "scale images to mean 0 and variance 1 inside the model, as EDM's preconditioning"
+    schedule: Annotated[
+        Literal["linear", "cosine", "sigmoid"], "how noise grows: betas 1e-4 .. 0.02, or a curve"
+    ] = "linear",
+    zero_terminal: Annotated[
+        bool, "stretch the schedule to end in pure noise; not for prediction 'noise'"
     ] = False,
+    prediction: Annotated[
+        Literal["noise", "image", "v", "edm"],
+        "what the network predicts; edm: EDM's preconditioning, levels and weights",
+    ] = "noise",
+    loss: Annotated[
+        Literal["auto", "l1", "l2", "huber"],
+        "distance to the prediction's target; auto: l1, for edm l2",
+    ] = "auto",
+    min_snr: Annotated[
+        float, Ge(0), "gamma that limits the weight of nearly clean images, 5 is usual; 0: off"
+    ] = 0.0,
+    label_dropout: Annotated[
+        float, Ge(0), Lt(1), "share of labels left unsaid, for sample.guidance; several classes"
+    ] = 0.0,
     augment: Annotated[
         bool, "train on flips and quarter turns: a particle keeps its class in any orientation"
     ] = True,
 ) -> "Diffusion":
     """Denoising diffusion (Ho et al. 2020), by default the paper's: T = 500, L1 on the noise.
 
-    `prediction = "v"`, `levels = "lognormal"`, `loss = "l2"` and `standardise = true` together are
-    EDM's objective (Karras et al. 2022): better images from few training steps.
+    `prediction = "edm"` gives better images from few training steps (Karras et al. 2022).
     """
+    from svpkit.generate import schedules
     from svpkit.generate.diffusion import Diffusion
+
+    _check(prediction, zero_terminal, min_snr)
+    table = schedules.SCHEDULES[schedule](timesteps)
+    return Diffusion(
+        _network(spec, architecture, width, mults, blocks, len(spec.classes) + (label_dropout > 0)),
+        (spec.channels, spec.size, spec.size),
+        len(spec.classes),
+        table=schedules.zero_terminal(table) if zero_terminal else table,
+        prediction=prediction,
+        loss=loss,
+        min_snr=min_snr,
+        label_dropout=label_dropout,
+        augment=augment,
+    )
+
+
+def _network(
+    spec: ImageSpec,
+    architecture: str,
+    width: int,
+    mults: tuple[int, ...],
+    blocks: int,
+    labels: int,
+) -> "nn.Module":
     from svpkit.generate.lean import STEM, LeanUNet
-    from svpkit.generate.schedules import SCHEDULES
     from svpkit.generate.unet import ReferenceUNet
 
     lean = architecture == "lean"
@@ -62,17 +97,17 @@ def ddpm(
             f"generator.options.mults: {len(mults)} resolutions of '{architecture}' need a size "
             f"that divides by {divides}, data.size is {spec.size}"
         )
-    network = (LeanUNet if lean else ReferenceUNet)(
-        spec.channels, width, len(spec.classes), mults, blocks
-    )
-    return Diffusion(
-        network,
-        (spec.channels, spec.size, spec.size),
-        len(spec.classes),
-        table=SCHEDULES[schedule](timesteps),
-        prediction=prediction,
-        levels=levels,
-        loss=loss,
-        standardise=standardise,
-        augment=augment,
-    )
+    return (LeanUNet if lean else ReferenceUNet)(spec.channels, width, labels, mults, blocks)
+
+
+def _check(prediction: str, zero_terminal: bool, min_snr: float) -> None:
+    if zero_terminal and prediction == "noise":
+        raise SvpkitError(
+            "generator.options.zero_terminal: given true, but prediction 'noise' says nothing of "
+            "the image in pure noise; predict 'v', 'image' or 'edm'"
+        )
+    if min_snr and prediction == "edm":
+        raise SvpkitError(
+            f"generator.options.min_snr: given {min_snr}, prediction 'edm' has weights of its own; "
+            "0, or predict 'v'"
+        )

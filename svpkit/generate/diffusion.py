@@ -6,23 +6,19 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from svpkit import draws
 from svpkit.errors import SvpkitError
 from svpkit.fit import to_float
-from svpkit.generate import schedules
+from svpkit.generate import objective, schedules, unet
 from svpkit.generate.samplers import SAMPLERS
+from svpkit.generate.start import LOW, measure, slow
 from svpkit.particles.particleset import ParticleSet
 
-# The lowest spatial frequencies, a side, whose spread over images the matched start reproduces.
-LOW = 4
 # Statistics are taken on at most so many images a class.
 LOOK_AT = 4096
-# ln(sigma) of the levels that EDM trains on, for data of unit variance (Karras et al. 2022,
-# table 1, whose sigma_data is 0.5).
-LOGNORMAL = (-1.2 - float(np.log(0.5)), 1.2)
 
 LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss, "huber": F.smooth_l1_loss}
 
@@ -31,7 +27,8 @@ class Diffusion(nn.Module):
     """A network, a noise schedule and the statistics of its training images.
 
     The schedule stays out of the weights; `centre`, `scale`, `mean` and `spread` are
-    measured on the training images by `prepare` and saved with them.
+    measured on the training images by `prepare` and saved with them. With `label_dropout` the
+    network knows one label more than there are classes, the last one, which says nothing.
     """
 
     lam: Tensor
@@ -48,16 +45,18 @@ class Diffusion(nn.Module):
         *,
         table: Tensor,
         prediction: str = "noise",
-        levels: str = "uniform",
-        loss: str = "l1",
-        standardise: bool = False,
+        loss: str = "auto",
+        min_snr: float = 0.0,
+        label_dropout: float = 0.0,
         augment: bool = True,
     ) -> None:
         super().__init__()
         channels, low = shape[0], min(LOW, shape[1])
-        self.network, self.shape, self.low = network, shape, low
-        self.prediction, self.levels, self.loss = prediction, levels, LOSSES[loss]
-        self.standardise, self.augment = standardise, augment
+        self.network, self.shape, self.classes, self.low = network, shape, classes, low
+        self.prediction, self.min_snr, self.augment = prediction, min_snr, augment
+        self.label_dropout = label_dropout
+        self.edm = prediction == "edm"
+        self.loss = LOSSES[("l2" if self.edm else "l1") if loss == "auto" else loss]
         self.register_buffer("lam", table.float(), persistent=False)
         self.register_buffer("centre", torch.zeros(channels, 1, 1))
         self.register_buffer("scale", torch.ones(()))
@@ -68,32 +67,41 @@ class Diffusion(nn.Module):
         """Measure the training images, once, before training: level, contrast, mean, spread."""
         sets = [particles.of(name) for name in particles.classes]
         seen = [to_float(torch.from_numpy(s.images(spaced(len(s), LOOK_AT)))) for s in sets]
-        if self.standardise:
+        if self.edm:
             every = torch.cat(seen)
             self.centre.copy_(every.mean(dim=(0, 2, 3))[:, None, None])
             self.scale.copy_((every - self.centre).square().mean().sqrt().clamp(min=1e-3))
         for k, images in enumerate(seen):
             x = (images - self.centre) / self.scale
             x = torch.cat([turned(x, g) for g in range(8)]) if self.augment else x
-            self.mean[k] = x.mean(dim=0)
-            low = self._low(x - self.mean[k])
-            value, vector = torch.linalg.eigh(low.T @ low / len(low))
-            self.spread[k] = vector * value.clamp(min=0).sqrt()
+            self.mean[k], self.spread[k] = measure(x, self.low)
+
+    def fold(self) -> None:
+        """Fold weight standardisation into the weights: equal images, sooner; not for training."""
+        unet.fold(self.network)
 
     def forward(
         self, images: Tensor, labels: Tensor, seeds: Tensor, *, part: str = "main"
     ) -> Tensor:
-        """Return the loss () of images in [-1, 1]; level, noise and turn belong to `seeds` (B,)."""
+        """Return the loss () of images in [-1, 1].
+
+        Level, noise, turn and whether the label is told belong to `seeds` (B,).
+        """
         x = (images - self.centre) / self.scale
         if self.augment:
             x = turn(x, draws.integers(seeds, (), 8, "turn"))
+        if self.label_dropout:
+            unsaid = draws.uniform(seeds, (), "label") < self.label_dropout
+            labels = torch.where(unsaid, self.classes, labels)
         time, lam = self._levels(seeds)
         alpha, sigma = (v[:, None, None, None] for v in schedules.levels(lam))
         noise = draws.normal(seeds, self.shape, "noise")
-        noisy = alpha * x + sigma * noise
-        found = self.network(noisy, time, labels).float()
-        target = noise if self.prediction == "noise" else alpha * noise - sigma * x
-        return self.loss(found, target)
+        found = self.network(alpha * x + sigma * noise, time, labels).float()
+        target = objective.target(self.prediction, x, noise, alpha, sigma)
+        if not self.min_snr:
+            return self.loss(found, target)
+        each = self.loss(found, target, reduction="none").mean(dim=(1, 2, 3))
+        return (objective.min_snr(self.prediction, lam, self.min_snr) * each).mean()
 
     @torch.no_grad()
     def sample(
@@ -102,32 +110,43 @@ class Diffusion(nn.Module):
         seeds: Tensor,
         *,
         sampler: Annotated[
-            Literal["dpmpp2m", "ancestral"], "dpmpp2m: few steps; ancestral: as the paper"
+            Literal["dpmpp2m", "unipc", "ddim", "ancestral"],
+            "dpmpp2m, unipc: few steps; ddim: more; ancestral: as the paper",
         ] = "dpmpp2m",
         steps: Annotated[int, Ge(1), "network calls an image"] = 25,
+        grid: Annotated[
+            Literal["auto", "lambda", "time", "karras"],
+            "steps equal in lambda or in time, or as EDM's; auto: time for ancestral, else lambda",
+        ] = "auto",
         start: Annotated[
             Literal["matched", "noise"],
             "first image: as the last training step left it, or pure noise",
         ] = "matched",
+        guidance: Annotated[
+            float, Ge(0), Le(100), "pull to the label, at two network calls a step; 1: none"
+        ] = 1.0,
     ) -> Tensor:
-        """Return images (B, C, H, W) in [-1, 1] for labels (B,); image i depends on seeds[i]."""
-        self.check_sample({"steps": steps}, "sample")
-        solve, grid_of = SAMPLERS[sampler]
-        grid = grid_of(self.lam.cpu().double(), steps)
+        """Return images (B, C, H, W) in [-1, 1] for labels (B,); image i depends on seeds[i].
+
+        `guidance` is Ho & Salimans 2022's, 1 + w in their terms, on the denoised image.
+        """
+        self.check_sample({"steps": steps, "guidance": guidance}, "sample")
+        solve, own = SAMPLERS[sampler]
+        at = schedules.GRIDS[own if grid == "auto" else grid](self.lam.cpu().double(), steps)
 
         def denoise(x: Tensor, i: int) -> Tensor:
-            alpha, sigma = float(grid.alpha[i]), float(grid.sigma[i])
-            time = torch.full((len(x),), float(grid.time[i]), device=x.device)
-            found = self.network(x, time, labels).float()
-            if self.prediction == "noise":
-                return (x - sigma * found) / alpha
-            return alpha * x - sigma * found
+            level = float(at.time[i]), float(at.alpha[i]), float(at.sigma[i])
+            image = self._image(x, labels, *level)
+            if guidance == 1:
+                return image
+            free = self._image(x, torch.full_like(labels, self.classes), *level)
+            return free + guidance * (image - free)
 
         def noise(i: int) -> Tensor:
             return draws.normal(seeds, self.shape, f"step {i}")
 
-        x = self._start(labels, seeds, float(grid.alpha[0]), float(grid.sigma[0]), start)
-        x = solve(denoise, x.to(memory_format=torch.channels_last), grid, noise)
+        x = self._start(labels, seeds, float(at.alpha[0]), float(at.sigma[0]), start)
+        x = solve(denoise, x.to(memory_format=torch.channels_last), at, noise)
         return (x * self.scale + self.centre).clamp(-1, 1)
 
     def check_sample(self, sample: Mapping[str, Any], where: str) -> None:
@@ -136,43 +155,39 @@ class Diffusion(nn.Module):
             raise SvpkitError(
                 f"{where}.steps: given {sample['steps']}, at most the {len(self.lam)} timesteps"
             )
+        # not when it is built: pre-training knows one class whatever comes after
+        if self.label_dropout and len(self.mean) < 2:
+            raise SvpkitError(
+                f"generator.options.label_dropout: given {self.label_dropout}, but this model has "
+                "one class and takes no label; train one model of all (per_class = false)"
+            )
+        if sample["guidance"] != 1 and not self.label_dropout:
+            raise SvpkitError(
+                f"{where}.guidance: given {sample['guidance']}, only 1 without training with "
+                "generator.options.label_dropout above 0"
+            )
 
     def _levels(self, seeds: Tensor) -> tuple[Tensor, Tensor]:
         # the times and lambdas (B,) to train on
-        if self.levels == "uniform":
-            time = draws.integers(seeds, (), len(self.lam), "level")
-            return time, self.lam[time]
-        mean, sd = LOGNORMAL
-        lam = -(mean + sd * draws.normal(seeds, (), "level"))
-        lam = torch.minimum(torch.maximum(lam, self.lam[-1]), self.lam[0])
-        return schedules.times(self.lam, lam), lam
+        if self.edm:
+            lam = objective.lognormal(self.lam, draws.normal(seeds, (), "level"))
+            return schedules.times(self.lam, lam), lam
+        time = draws.integers(seeds, (), len(self.lam), "level")
+        return time, self.lam[time]
+
+    def _image(self, x: Tensor, labels: Tensor, time: float, alpha: float, sigma: float) -> Tensor:
+        times = torch.full((len(x),), time, device=x.device)
+        found = self.network(x, times, labels).float()
+        return objective.image(self.prediction, x, found, alpha, sigma)
 
     def _start(
         self, labels: Tensor, seeds: Tensor, alpha: float, sigma: float, start: str
     ) -> Tensor:
-        # q(x_T) is normal but for sqrt(abar_T) of the image: its mean and its slow parts, such as
-        # the background's level, still show, and samplers never find them again if left out.
         noise = draws.normal(seeds, self.shape, "start")
         if start == "noise":
             return noise
         z = draws.normal(seeds, (self.spread.shape[-1],), "background")
-        slow = torch.einsum("bij,bj->bi", self.spread[labels], z)
-        slow = slow.view(len(z), self.shape[0], self.low, self.low)
-        basis = self._basis()
-        slow = torch.einsum("ih,bcij,jw->bchw", basis, slow, basis)
-        return alpha * (self.mean[labels] + slow) + sigma * noise
-
-    def _low(self, x: Tensor) -> Tensor:
-        basis = self._basis()
-        return torch.einsum("ih,bchw,jw->bcij", basis, x, basis).flatten(1)
-
-    def _basis(self) -> Tensor:
-        # the lowest rows of the orthonormal cosine transform (DCT-II), (LOW, H)
-        side = self.shape[1]
-        k = torch.arange(self.low, device=self.mean.device, dtype=torch.float32)[:, None]
-        at = torch.arange(side, device=self.mean.device, dtype=torch.float32) + 0.5
-        basis = torch.cos(torch.pi / side * at * k) * (2 / side) ** 0.5
-        return torch.where(k == 0, basis / 2**0.5, basis)
+        return alpha * slow(self.mean[labels], self.spread[labels], z) + sigma * noise
 
 
 def turned(x: Tensor, g: int) -> Tensor:

@@ -1,14 +1,18 @@
 """Noise schedules and grids of noise levels: image x_t = alpha_t * x_0 + sigma_t * noise.
 
 A schedule is the table of lambda_t = log(alpha_t / sigma_t), float64 (T,), falling with t; alpha
-and sigma follow from it since alpha^2 + sigma^2 = 1.
+and sigma follow from it since alpha^2 + sigma^2 = 1. The last lambda may be -inf: pure noise.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+# How much denser the levels of `karras` are near the image (Karras et al. 2022, table 1).
+RHO = 7
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,26 @@ def linear(timesteps: int) -> Tensor:
 def cosine(timesteps: int) -> Tensor:
     """Return lambda of the squared-cosine schedule (Nichol & Dhariwal 2021, equation 17)."""
     t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
-    f = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
-    betas = (1 - f[1:] / f[:-1]).clamp(max=0.999)
-    return _half_log_snr(torch.cumprod(1 - betas, 0))
+    return _of_share(torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2)
 
 
-SCHEDULES = {"linear": linear, "cosine": cosine}
+def sigmoid(timesteps: int) -> Tensor:
+    """Return lambda of the sigmoid schedule, tau 1, from -3 to 3 (Jabri et al. 2022, section 3)."""
+    t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
+    curve = torch.sigmoid(6 * t - 3)
+    return _of_share((curve[-1] - curve) / (curve[-1] - curve[0]))
+
+
+SCHEDULES = {"linear": linear, "cosine": cosine, "sigmoid": sigmoid}
+
+
+def zero_terminal(table: Tensor) -> Tensor:
+    """Return lambda with alpha moved and stretched so that its last level is 0, pure noise.
+
+    The first level stays (Lin et al. 2023, algorithm 1); lambda of the last one is -inf.
+    """
+    alpha, _ = levels(table)
+    return _half_log_snr(((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2)
 
 
 def levels(lam: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,22 +72,58 @@ def levels(lam: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def times(table: Tensor, lam: Tensor) -> Tensor:
-    """Return the positions in a schedule's table where it reaches lambda, interpolated."""
+    """Return the positions in a schedule's table where it reaches lambda, interpolated.
+
+    Before a last level of pure noise, where lambda has no end, alpha / sigma is interpolated.
+    """
     after = torch.searchsorted(-table, -lam.contiguous()).clamp(1, len(table) - 1)
-    share = (table[after - 1] - lam) / (table[after - 1] - table[after])
+    above, below = table[after - 1], table[after]
+    share = (above - lam) / (above - below)
+    share = torch.where(below == -math.inf, -torch.expm1(lam - above), share)
     return after - 1 + share.clamp(0, 1)
 
 
 def uniform_lambda(table: Tensor, steps: int) -> Grid:
     """Return `steps` levels equally far apart in lambda (Lu et al. 2022, section 3.3)."""
-    lam = torch.linspace(float(table[-1]), float(table[0]), steps, dtype=torch.float64)
-    return Grid(times(table, lam), *levels(lam))
+    return _between(table, steps, lambda a, b, n: torch.linspace(a, b, n, dtype=torch.float64))
 
 
 def uniform_time(table: Tensor, steps: int) -> Grid:
     """Return `steps` whole levels equally far apart in t; all of them when steps = T."""
     time = torch.linspace(len(table) - 1, 0, steps, dtype=torch.float64).round()
     return Grid(time, *levels(table[time.long()]))
+
+
+def karras(table: Tensor, steps: int) -> Grid:
+    """Return `steps` levels of sigma / alpha as EDM's (Karras et al. 2022, equation 5), rho 7."""
+
+    def spread(first: float, last: float, n: int) -> Tensor:
+        ends = math.exp(-first / RHO), math.exp(-last / RHO)
+        return -RHO * torch.linspace(*ends, n, dtype=torch.float64).log()
+
+    return _between(table, steps, spread)
+
+
+GRIDS: dict[str, Callable[[Tensor, int], Grid]] = {
+    "lambda": uniform_lambda,
+    "time": uniform_time,
+    "karras": karras,
+}
+
+
+def _between(table: Tensor, steps: int, spread: Callable[[float, float, int], Tensor]) -> Grid:
+    # a last level of pure noise is infinitely far away: the other levels are spread without it
+    far = int(table[-1] == -math.inf)
+    noisiest = float(table[0 if far and steps == 2 else -1 - far])
+    lam = spread(noisiest, float(table[0]), steps - far)
+    lam = torch.cat([table[len(table) - far :].double(), lam])
+    return Grid(times(table, lam), *levels(lam))
+
+
+def _of_share(f: Tensor) -> Tensor:
+    # lambda of alpha^2 (T + 1,) from 1 to 0, no beta above 0.999
+    betas = (1 - f[1:] / f[:-1]).clamp(max=0.999)
+    return _half_log_snr(torch.cumprod(1 - betas, 0))
 
 
 def _half_log_snr(alpha_squared: Tensor) -> Tensor:
