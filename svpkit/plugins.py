@@ -22,7 +22,15 @@ from svpkit.errors import SvpkitError, choices, unknown
 from svpkit.hookspecs import API, HOOKS, KINDS, Hooks
 from svpkit.options import Option, check_options, options_of
 
-DEFAULT_PLUGINS = ("folder", "simulated", "ddpm", "timm_models", "strategies")
+DEFAULT_PLUGINS = (
+    "folder",
+    "simulated",
+    "ddpm",
+    "diffusers_unet",
+    "references",
+    "timm_models",
+    "strategies",
+)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,19 @@ from svpkit.hookspecs import Register, hookimpl
 
 Power = Annotated[float, Ge(0), "weight n_c ** -power: 1 evens the classes out, 0 leaves them"]
 
+Measure = Literal[
+    "copy_rate",
+    "kid_gap",
+    "c2st",
+    "nearer_to_train",
+    "background_shift_sd",
+    "grey_shift_sd",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+]
+
 
 @hookimpl
 def register_strategies(register: Register) -> None:
@@ -75,8 +88,12 @@ def synthetic(
         "fill up to the largest class, or to counts per class; or a share of the real particles",
     ] = "largest",
     at_most: Annotated[int | None, Ge(0), "the most particles drawn for a class"] = None,
+    gates: Annotated[
+        dict[Measure, float] | None,
+        "limits of fidelity that stop the run, as in { copy_rate = 0.01, coverage = 0.5 }",
+    ] = None,
 ) -> Any:
     """Add particles that the generator draws to the real ones."""
     from svpkit.classify.strategies import Synthetic
 
-    return Synthetic(to, at_most)
+    return Synthetic(to, at_most, {str(name): limit for name, limit in (gates or {}).items()})
