@@ -12,8 +12,17 @@ import toy
 from scipy import ndimage
 
 from svpkit import draws
-from svpkit.generate import extractor, fidelity, gap
-from svpkit.generate.copies import copy_rate, copy_recall, nearest_two, pixel_noise
+from svpkit.generate import distances, extractor, fidelity, gap, resample, verdict
+from svpkit.generate.copies import (
+    copy_rate,
+    copy_recall,
+    nearer_to_train,
+    nearest,
+    nearest_two,
+    pixel_noise,
+    worst_pairs,
+)
+from svpkit.generate.diffusion import turned
 from svpkit.particles.particleset import ParticleSet
 from svpkit.simulate import objects
 from svpkit.simulate.camera import expose
@@ -72,6 +81,21 @@ def test_real_images_are_close_to_real(seen, tmp_path):
     assert above["low"] < 0 < above["high"]
     assert above["value"] == pytest.approx(found["kid"]["value"] - found["kid_floor"]["value"])
     assert "copies" not in found["words"] and "background" not in found["words"]
+    said = json.loads((seen.folder / "extractor.json").read_text())
+    assert found["extractor"] == said["digest"]
+    for name in ("precision", "recall", "density", "coverage"):
+        assert found[name]["low"] <= found[f"{name}_floor"]["high"]
+        assert found[name]["high"] >= found[f"{name}_floor"]["low"]
+    assert found["c2st"]["low"] <= 0.5 <= found["c2st"]["high"] and found["c2st"]["n"] == 60
+    assert found["c2st_floor"]["low"] <= 0.5 <= found["c2st_floor"]["high"]
+    assert found["nearer_to_train"]["low"] < 0.5 < found["nearer_to_train"]["high"]
+    assert found["copy_interval"]["low"] == 0 < found["copy_interval"]["high"] < 0.03
+    for name in ("background", "grey"):
+        shift = found[f"{name}_shift"]
+        assert shift["low"] < found[f"{name}_shift_sd"] == shift["value"] < shift["high"]
+    assert found["physical"]["ecd"]["unit"] == "px" and found["unsegmented"]["real"] < 0.05
+    assert all(row["wasserstein_sd"] < 0.4 for row in found["physical"].values())
+    assert "variety" not in found["words"]
 
 
 def test_planted_copies_are_caught(seen, tmp_path):
@@ -84,12 +108,27 @@ def test_planted_copies_are_caught(seen, tmp_path):
     assert found["copy_rate"] == pytest.approx(0.1)
     assert "At least 10.0% of them pass for copies" in found["words"]
     assert f"of planted copies {found['copy_recall']:.0%} are found" in found["words"]
+    interval = found["copy_interval"]
+    assert 0.05 < interval["low"] < interval["value"] < interval["high"] < 0.16
+    # the pairs to look at: the copies first, each with what it was copied from, turned as it is
+    rows = json.loads((tmp_path / "out" / "copies.json").read_text())
+    pictures = np.load(tmp_path / "out" / "copies.npy")
+    ids = list(seen.train.of("disc").table["id"])
+    assert pictures.shape == (16, 2, 1, 16, 16) and len(rows) == 16
+    for row, pair in zip(rows, pictures.astype(float), strict=True):
+        assert row["class"] == "disc" and row["ratio"] <= 1 / 3
+        assert ids.index(row["train"]) == int(row["drawn"].rsplit("-", 1)[1])
+        assert np.abs(pair[0] - pair[1]).mean() < 2
+    assert [r["ratio"] for r in rows] == sorted(r["ratio"] for r in rows)
 
 
 def test_a_planted_grey_shift_is_caught(seen, tmp_path):
     found = judged(seen, clipped(seen.real.images().astype(float) + 6), tmp_path)
     assert found["background_shift_sd"] > 1 and found["grey_shift_sd"] > 1
     assert "brighter than the real one" in found["words"]
+    assert found["background_shift"]["low"] > 0.5 and found["grey_shift"]["low"] > 0.5
+    assert found["c2st"]["low"] > 0.7
+    assert found["physical"]["sharpness"]["wasserstein_sd"] < 0.4
 
 
 def test_a_planted_noise_set_is_caught(seen, tmp_path):
@@ -113,6 +152,58 @@ def test_blur_is_caught(seen, tmp_path):
     blurred = torch.nn.functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
     found = judged(seen, clipped(blurred.numpy()), tmp_path)
     assert found["kid"]["low"] > found["kid_floor"]["high"]
+    assert found["c2st"]["low"] > 0.9
+    sharpness = found["physical"]["sharpness"]
+    assert sharpness["drawn"] < 0.9 * sharpness["real"]
+    assert sharpness["wasserstein_sd"] > 1 and sharpness["p"] < 1e-4
+
+
+def sort_of(images, first=0):
+    n = len(images)
+    return fidelity.Sort(images, np.full(n, np.nan), np.arange(first, first + n))
+
+
+def test_a_planted_mode_drop_is_caught(seen):
+    # real ones are discs and rings; drawn ones are discs alone, each of them a good one
+    model = extractor.load_extractor(seen.folder)
+
+    def both(n, seed):
+        return np.concatenate([set_of({name: n}, seed).images() for name in ("disc", "ring")])
+
+    def judged_as(images):
+        return fidelity.judge(
+            lambda x: extractor.features(model, x),
+            sort_of(images),
+            sort_of(both(30, 4)),
+            sort_of(both(40, 5), 1000),
+            {},
+            SEED,
+        )
+
+    lost = judged_as(seen.real.images()[:150])
+    for name in ("recall", "coverage"):
+        assert lost[name]["high"] < lost[f"{name}_floor"]["low"]
+    assert lost["precision"]["high"] > lost["precision_floor"]["low"]
+    assert "They lack variety" in lost["words"]
+    whole = judged_as(both(75, 6))
+    assert whole["recall"]["high"] > whole["recall_floor"]["low"]
+    assert "They lack variety" not in whole["words"]
+
+
+def test_what_it_learned_from_may_be_a_set_of_its_own(seen, tmp_path):
+    other = set_of({"disc": 50}, 9)
+    other.save(tmp_path / "learned")
+    drawn = ParticleSet.from_arrays(other.images(), ["disc"] * 50, toy.CLASSES)
+    drawn.save(tmp_path / "drawn")
+    sets = tmp_path / "learned", tmp_path / "drawn"
+    params = {"seed": SEED, "trained_on": True}
+    fidelity.fidelity(tmp_path, params, seen.folder, tmp_path, *sets)
+    found = json.loads((tmp_path / "fidelity.json").read_text())["disc"]
+    assert found["n_drawn"] == 50 and found["copy_rate"] == 1
+    assert found["nearer_to_train"]["low"] > 0.9
+    # against the split's own training images they are nothing of the kind
+    fidelity.fidelity(tmp_path, {"seed": SEED}, seen.folder, tmp_path, sets[1])
+    assert json.loads((tmp_path / "fidelity.json").read_text())["disc"]["copy_rate"] == 0
 
 
 def test_too_few_images_say_so(seen, tmp_path):
@@ -134,7 +225,7 @@ def test_kid_is_the_unbiased_polynomial_mmd():
 
     expected = without_diagonal(kernel(a, a)) + without_diagonal(kernel(b, b))
     expected -= 2 * kernel(a, b).mean()
-    found = fidelity.kid(torch.tensor(a).float(), torch.tensor(b).float())
+    found = distances.kid(torch.tensor(a).float(), torch.tensor(b).float())
     assert found == pytest.approx(expected, rel=1e-4)
 
 
@@ -142,20 +233,20 @@ def test_comparisons_need_no_global_generator():
     a, b = torch.randn(2, 60, 64, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    one = fidelity.compare("kid", a, b, 20, 0)
+    one = distances.compare("kid", a, b, 20, 0)
     assert torch.equal(before, torch.random.get_rng_state())
     torch.manual_seed(2)
-    assert fidelity.compare("kid", a, b, 20, 0) == one
+    assert distances.compare("kid", a, b, 20, 0) == one
     assert one["low"] < one["value"] < one["high"]
 
 
 def test_the_floor_of_like_images_is_zero():
     # KID has no bias: halves of one set differ by 0 on average, and the interval says by how much
     gauss = torch.randn(400, 64, generator=torch.Generator().manual_seed(0))
-    floor = fidelity.compare("kid", gauss, None, 100, 0)
+    floor = distances.compare("kid", gauss, None, 100, 0)
     assert floor["low"] < 0 < floor["high"]
     fresh = [
-        fidelity.kid(*torch.randn(2, 100, 64, generator=torch.Generator().manual_seed(k)))
+        distances.kid(*torch.randn(2, 100, 64, generator=torch.Generator().manual_seed(k)))
         for k in range(1, 60)
     ]
     inside = [floor["low"] <= x <= floor["high"] for x in fresh]
@@ -167,7 +258,7 @@ def test_fid_of_gaussians_is_the_closed_form():
     sd = np.linspace(0.5, 2, 64)
     a, b = rng.normal(size=(20_000, 64)) * sd + 0.2, rng.normal(size=(20_000, 64))
     expected = 64 * 0.2**2 + ((sd - 1) ** 2).sum()
-    found = fidelity.fid(torch.tensor(a), torch.tensor(b))
+    found = distances.fid(torch.tensor(a), torch.tensor(b))
     assert found == pytest.approx(expected, rel=0.02)
 
 
@@ -189,8 +280,8 @@ def test_the_verdict_is_the_words():
         (row_of(0.3, noise=0.4), "far", "Still far from real: 87% of the way .* to noise"),
         (row_of(0.0, floor_high=0.6), "cannot tell", "cannot tell real images from silicone oil"),
     ):
-        assert fidelity.verdict(row)[0] == kind
-        assert re.search(said, fidelity.verdict(row)[1])
+        assert verdict.verdict(row)[0] == kind
+        assert re.search(said, verdict.verdict(row)[1])
 
 
 def test_halves_part_no_unit_and_are_alike():
@@ -208,8 +299,8 @@ def test_the_floor_sees_groups(seen):
     own = torch.randn(10, 64, generator=gen).repeat_interleave(10, dim=0)
     x = (own + 0.3 * torch.randn(100, 64, generator=gen)) / 1.044
     units = np.repeat(np.arange(10), 10)
-    rows = fidelity.compare("kid", x, None, 40, 0)["value"]
-    groups = fidelity.compare("kid", x, None, 40, 0, units)["value"]
+    rows = distances.compare("kid", x, None, 40, 0)["value"]
+    groups = distances.compare("kid", x, None, 40, 0, units)["value"]
     assert abs(rows) < 0.1 * groups
     # as far as ten groups look from ten others
     other = torch.randn(10, 64, generator=gen).repeat_interleave(10, dim=0)
@@ -223,11 +314,11 @@ def test_units_are_groups_or_else_pictures():
     halved = [f"g{i // 2}" for i in range(24)]
     two = {"group": ["a", "b"] * 12, "source": [f"s{i // 2}" for i in range(24)]}
     for columns, n in (({"group": halved}, 12), (two, 24), ({}, 24), ({"group": "a"}, 24)):
-        found = fidelity._units(ParticleSet.from_arrays(pixels, labels, toy.CLASSES, **columns))
+        found = resample.units_of(ParticleSet.from_arrays(pixels, labels, toy.CLASSES, **columns))
         assert len(set(found)) == n
     # a class of few groups stands by its rows
     few = [f"g{i // 6}" for i in range(12)] + halved[12:]
-    found = fidelity._units(ParticleSet.from_arrays(pixels, labels, toy.CLASSES, group=few))
+    found = resample.units_of(ParticleSet.from_arrays(pixels, labels, toy.CLASSES, group=few))
     assert [len(set(found[:12])), len(set(found[12:]))] == [12, 6]
 
 
@@ -239,7 +330,7 @@ def test_the_gaps_interval_covers():
     alone = np.arange(80)
     like = [gap.gap(normal(120, k), normal(80, 100 + k), alone, k) for k in range(40)]
     assert np.mean([low <= 0 <= high for low, high in like]) >= 0.9
-    true = fidelity.kid(normal(4000, 1), normal(4000, 2, 0.4))
+    true = distances.kid(normal(4000, 1), normal(4000, 2, 0.4))
     apart = [gap.gap(normal(120, k, 0.4), normal(80, 100 + k), alone, k) for k in range(40)]
     assert np.mean([low <= true <= high for low, high in apart]) >= 0.9
     assert np.mean([low > 0 for low, _ in apart]) >= 0.9
@@ -264,6 +355,31 @@ def test_nearest_two_agrees_with_the_plain_way():
     each = [np.linalg.norm(seen(v)[:, None] - seen(train), axis=-1) for v in views]
     expected = np.sort(np.min(each, axis=0), axis=1)[:, :2]
     np.testing.assert_allclose(nearest_two(drawn, train).numpy(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("g", range(8))
+def test_the_worst_pairs_lie_the_same_way(g):
+    train = draws.rng(0, "pairs").integers(0, 256, (20, 1, 12, 12), dtype=np.uint8)
+    drawn = draws.rng(1, "pairs").integers(0, 256, (30, 1, 12, 12), dtype=np.uint8)
+    drawn[7] = turned(torch.from_numpy(train[13]), g).numpy()
+    rows, pictures = worst_pairs(nearest(drawn, train), drawn, train, most=3)
+    assert (rows[0]["drawn"], rows[0]["train"]) == (7, 13) and rows[0]["ratio"] < 0.01
+    assert np.array_equal(pictures[0, 0], pictures[0, 1])
+    assert len(rows) == 3 and rows[1]["ratio"] > 0.3
+
+
+def test_nearer_to_train_is_even_for_fresh_images():
+    inside = []
+    for k in range(12):
+        images = simulated(objects.silicone_oil, 200, 1000 * k)[draws.rng(k).permutation(200)]
+        found = nearer_to_train(images[:80], images[80:140], images[140:], np.arange(60), k)
+        inside.append(found["low"] <= 0.5 <= found["high"])
+    assert np.mean(inside) >= 0.8
+    # a fifth are copies: 0.6 is expected
+    images[:16] = images[80:96]
+    more = nearer_to_train(images[:80], images[80:140], images[140:], np.arange(60), 0)
+    assert more["value"] > found["value"] + 0.05
+    assert nearer_to_train(images[:9], images[:5], images[140:], np.arange(60), 0) is None
 
 
 def simulated(kind, n, camera):

@@ -7,9 +7,10 @@ import click
 from svpkit import __version__
 from svpkit.cli.data import data
 from svpkit.cli.experiments import compare, run, schema, why
+from svpkit.cli.likeness import fidelity
 from svpkit.cli.machine import doctor, store
 from svpkit.cli.plugins import plugins
-from svpkit.cli.work import generate, predict
+from svpkit.cli.work import export, generate, predict
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,5 +34,18 @@ def cli(
     context.obj = discover(files=files, builtin_only=no_plugins, strict=strict_plugins)
 
 
-for command in (run, why, compare, schema, predict, generate, data, plugins, store, doctor):
+for command in (
+    run,
+    why,
+    compare,
+    schema,
+    predict,
+    generate,
+    export,
+    fidelity,
+    data,
+    plugins,
+    store,
+    doctor,
+):
     cli.add_command(command)

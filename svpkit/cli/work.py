@@ -1,4 +1,4 @@
-"""`svpkit predict` and `svpkit generate`: a run put to work."""
+"""`svpkit predict`, `generate` and `export`: a run put to work."""
 
 from pathlib import Path
 
@@ -6,6 +6,13 @@ import click
 
 from svpkit.cli.common import options_of, runs_option
 from svpkit.plugins import Registry
+
+_run_store = click.option(
+    "--store",
+    "store_root",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the artifacts [default: the run's].",
+)
 
 
 @click.command()
@@ -44,12 +51,7 @@ def predict(
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @runs_option
-@click.option(
-    "--store",
-    "store_root",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the artifacts [default: the run's].",
-)
+@_run_store
 @click.pass_obj
 def generate(
     registry: Registry,
@@ -68,3 +70,24 @@ def generate(
     loaded = api.load(api.run_folder(run, runs), registry=registry, store=store_root)
     write_png(loaded.draw(label, count, seed), out)
     click.echo(f"{count:,} drawn particles in {out}")
+
+
+@click.command()
+@click.argument("run")
+@click.option("--class", "label", required=True, help="Whose generator to write.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder to write.")
+@runs_option
+@_run_store
+@click.pass_obj
+def export(
+    registry: Registry, run: str, label: str, out: Path, runs: Path, store_root: Path | None
+) -> None:
+    """Write a run's generator as its own library opens it, without svpkit.
+
+    A `diffusers_unet` opens with diffusers.DDPMPipeline.from_pretrained(OUT); ask the pipeline for
+    no more steps than the timesteps that it was trained with.
+    """
+    from svpkit import api
+
+    api.load(api.run_folder(run, runs), registry=registry, store=store_root).export(label, out)
+    click.echo(f"the generator of {label}: {out}")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from svpkit import checkpoint, devices, draws, ranks
 from svpkit.fit import Plan, Task, fit, to_float
+from svpkit.generate.backbone import Backbone, load_backbone, save_backbone
 from svpkit.generate.diffusion import spaced, turn
 from svpkit.particles.particleset import ParticleSet, batches
 from svpkit.particles.split import Split
@@ -42,6 +43,7 @@ class Extractor(nn.Module):
 
     centre: Tensor
     project: Tensor
+    block = BLOCK
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -84,13 +86,19 @@ class Extractor(nn.Module):
         return torch.cat(found, dim=1)
 
 
+Seeing = Extractor | Backbone
+
+
 @stage(revision=2, everywhere=True, resumes=True)
 def extractor(out: Path, params: Mapping[str, Any], split: Path) -> None:
     """Train the extractor on the real training images, every class as often.
 
-    It tells the class and how the image was harmed. `params`: seed. Writes
-    extractor.safetensors and extractor.json.
+    It tells the class and how the image was harmed. `params`: seed; model and weights (a model of
+    timm and its .safetensors file), or neither: with them nothing is trained. Writes
+    extractor.safetensors and extractor.json. Raises SvpkitError for weights that do not fit.
     """
+    if params.get("model"):
+        return ranks.on_main(lambda: save_backbone(out, params["model"], Path(params["weights"])))
     train = Split.open(split).train()
     with draws.seeded(params["seed"], "extractor"):
         model = Extractor(train.shape[0], len(train.classes))
@@ -105,25 +113,30 @@ def extractor(out: Path, params: Mapping[str, Any], split: Path) -> None:
     ranks.on_main(lambda: _save(out, model, train, history))
 
 
-def load_extractor(folder: Path) -> Extractor:
+def load_extractor(folder: Path) -> Seeing:
     """Return the frozen extractor of a folder that the stage wrote."""
     said = json.loads((folder / "extractor.json").read_text())
+    if "model" in said:
+        return load_backbone(folder, said["model"]).to(devices.device()).eval()
     model = Extractor(said["channels"], said["classes"])
     model.load_state_dict(load_file(folder / "extractor.safetensors"))
     return model.to(devices.device()).eval()
 
 
-def features(model: Extractor, images: np.ndarray) -> Tensor:
-    """Return features float32 (N, 64), on the CPU, of images uint8 (N, C, H, W)."""
+def features(model: Seeing, images: np.ndarray) -> Tensor:
+    """Return features float32 (N, F), on the CPU, of images uint8 (N, C, H, W).
+
+    F is 64, or what a given model of timm has.
+    """
     return _blocks(model, model.features, images)
 
 
 @torch.no_grad()
-def _blocks(model: Extractor, see: Callable[[Tensor], Tensor], images: np.ndarray) -> Tensor:
+def _blocks(model: Seeing, see: Callable[[Tensor], Tensor], images: np.ndarray) -> Tensor:
     device = next(model.parameters()).device
     found = [
         see(to_float(torch.from_numpy(images[at]).to(device))).cpu()
-        for at in batches(len(images), BLOCK)
+        for at in batches(len(images), model.block)
     ]
     return torch.cat(found)
 

@@ -1,254 +1,226 @@
 """How far drawn particles are from real ones that their generator has not seen."""
 
-import warnings
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from svpkit import draws
-from svpkit.generate.copies import copy_rate, copy_recall
-from svpkit.generate.extractor import FEATURES, features, load_extractor
-from svpkit.generate.gap import gap, halves
+from svpkit.generate.copies import (
+    Near,
+    copy_interval,
+    copy_rate,
+    copy_recall,
+    nearer_to_train,
+    nearest,
+    worst_pairs,
+)
+from svpkit.generate.detector import c2st
+from svpkit.generate.diffusion import spaced
+from svpkit.generate.distances import distances, halvings, noise_like, subsets
+from svpkit.generate.extractor import features, load_extractor
+from svpkit.generate.manifold import measured
+from svpkit.generate.physical import measure, physical, scales
+from svpkit.generate.resample import TAILS, again, units_of
+from svpkit.generate.verdict import verdict, words
 from svpkit.particles.describe import background
 from svpkit.particles.particleset import ParticleSet, concat
 from svpkit.particles.split import Split
 from svpkit.store import stage, write_json
 
-# How many times KID and FID compare a random half of the held-out images with as many others.
-TIMES = {"kid": 100, "fid": 20}
 LARGEST, FEWEST = 500, 8
-# With fewer groups than this, neither halves nor new draws of whole groups say anything.
-FEW_GROUPS = 5
+# Drawn images whose descriptors are measured, at most.
+DESCRIBED = 500
+# Images of another class that are looked at, at most.
+OTHERS = 1000
+# Pairs of subsets: for precision, recall, density and coverage, and for the classifier.
+SUBSETS, TRIALS = 20, 3
 # A background may be as even as the camera's rounding: its sd never counts as less.
 ROUNDING = 0.5
-# Where the words change: share of the way to noise or another class, copies, background in sd.
-VERDICTS = (
-    (0.15, "close", "Close to real"),
-    (0.5, "some way", "Some way from real"),
-    (np.inf, "far", "Still far from real"),
-)
-MANY_COPIES, SHIFTED = 0.01, 0.25
+
+See = Callable[[np.ndarray], Tensor]
 
 
-@stage(revision=4)
+@stage(revision=5)
 def fidelity(
     out: Path, params: Mapping[str, Any], extractor: Path, split: Path, *synthetic: Path
 ) -> None:
     """Judge the drawn sets class by class against the validation images; writes fidelity.json.
 
-    `params`: seed. For each class: kid and fid, the same between two halves of the real images that
-    part no group (floor), against noise (ceiling) and the nearest other class; their low and high
-    are the scatter of random subsets, not an interval of the value. kid_gap: KID minus its floor
-    with a 95 % interval. copy_rate, a lower bound, its floor and its recall; shifts of the
-    background and of the mean grey in real sd; a verdict, "close", "some way", "far" or "cannot
-    tell", and the same in words.
+    `params`: seed; trained_on (True: the first of the sets is what the generator learned from,
+    instead of the split's training images). For each class: the digest of the extractor; kid and
+    fid, the same between two halves of the real images that part no group (floor), against noise
+    (ceiling) and the nearest other class; their low and high are the scatter of random subsets, not
+    an interval of the value. kid_gap: KID minus its floor with a 95 % interval. precision, recall,
+    density, coverage and c2st, each with its floor; physical descriptors; copy_rate, a lower bound,
+    its floor and its recall; nearer_to_train; shifts of the background and of the mean grey in real
+    sd; a verdict, "close", "some way", "far" or "cannot tell", and the same in words. The pairs
+    most like copies are rows of copies.json and pictures uint8 (n, 2, C, H, W) of copies.npy.
     """
     model, opened = load_extractor(extractor), Split.open(split)
-    drawn = concat([ParticleSet.open(folder) for folder in synthetic])
-    train, val = opened.train(), opened.val()
-    real = {name: val.of(name).images() for name in val.classes}
-    units = _units(val)
-    found = {}
+    sets = [ParticleSet.open(folder) for folder in synthetic]
+    train = sets.pop(0) if params.get("trained_on") else opened.train()
+    drawn, val = concat(sets), opened.val()
+    digest = json.loads((extractor / "extractor.json").read_text())["digest"]
+    images = {name: val.of(name).images() for name in val.classes}
+    owned = {"train": units_of(train), "val": units_of(val)}
+    found, pairs, pictures = {}, [], [np.empty((0, 2, *val.shape), np.uint8)]
     for name in (name for name, n in drawn.counts.items() if n):
-        others = {other: images for other, images in real.items() if other != name}
-        found[name] = judge(
-            lambda images: features(model, images),
-            drawn.of(name).images(),
-            train.of(name).images(),
-            real[name],
-            units[val.labels == val.classes.index(name)],
-            others,
-            params["seed"],
+        ours, learned = Sort.of(drawn, name), Sort.of(train, name, owned["train"])
+        near = nearest(ours.images, learned.images) if len(learned.images) > 1 else None
+        others = {other: x for other, x in images.items() if other != name}
+        held = Sort.of(val, name, owned["val"])
+        found[name] = {"extractor": digest} | judge(
+            lambda x: features(model, x), ours, learned, held, others, params["seed"], near
         )
+        if near is not None:
+            rows, both = worst_pairs(near, ours.images, learned.images)
+            pairs += [_named(row, name, drawn, train) for row in rows]
+            pictures.append(both)
     write_json(out / "fidelity.json", found)
+    write_json(out / "copies.json", pairs)
+    np.save(out / "copies.npy", np.concatenate(pictures), allow_pickle=False)
+
+
+@dataclass(frozen=True)
+class Sort:
+    """Particles of one class: images uint8 (N, C, H, W), um_per_px (N,) or NaN, units int64 (N,).
+
+    Units are equal for particles that belong together.
+    """
+
+    images: np.ndarray
+    um_per_px: np.ndarray
+    units: np.ndarray
+
+    @classmethod
+    def of(cls, particles: ParticleSet, name: str, units: np.ndarray | None = None) -> "Sort":
+        """Take a class out of a set, whose units are those of all its rows, or each its own."""
+        if name not in particles.classes:
+            return cls(np.empty((0, *particles.shape), np.uint8), np.empty(0), np.empty(0, int))
+        here = np.flatnonzero(particles.table["label"] == name)
+        scale = particles.table["um_per_px"].to_numpy(float)[here]
+        return cls(particles.images(here), scale, here if units is None else units[here])
 
 
 def judge(
-    see: Callable[[np.ndarray], Tensor],
-    drawn: np.ndarray,
-    train: np.ndarray,
-    val: np.ndarray,
-    units: np.ndarray,
+    see: See,
+    drawn: Sort,
+    train: Sort,
+    val: Sort,
     others: Mapping[str, np.ndarray],
     seed: int,
+    near: Near | None = None,
 ) -> dict[str, Any]:
-    """Return what `fidelity.json` says of one class; images uint8 (N, C, H, W).
+    """Return what `fidelity.json` says of one class.
 
-    `see` turns images into features (N, F); `val` are real images that the generator never saw,
-    `units` int64 (N,) which of them belong together, `others` those of the other classes.
+    `see` turns images uint8 (N, C, H, W) into features (N, F); `val` are real images that the
+    generator never saw, `others` those of the other classes; `near` the training images nearest to
+    the drawn ones, where they are known already.
     """
-    found: dict[str, Any] = {"n_drawn": len(drawn), "n_real": len(val)}
-    pairs = _halvings(units, seed)
-    size = min(len(drawn), LARGEST, *(len(half) for pair in pairs for half in pair))
+    found: dict[str, Any] = {"n_drawn": len(drawn.images), "n_real": len(val.images)}
+    pairs = halvings(val.units, seed)
+    size = min(len(drawn.images), LARGEST, *(len(half) for pair in pairs for half in pair))
     if size >= FEWEST:
-        found |= {"n_compared": size, **_distances(see, drawn, val, units, others, size, seed)}
-    real = np.concatenate([train, val])
-    found["copy_rate"] = copy_rate(drawn, train)
-    # what the same test says of real images that cannot be copies, such as look-alike bubbles
-    found["copy_rate_floor"] = copy_rate(val, train)
-    found["copy_recall"] = copy_recall(train, seed)
-    found["background_shift_sd"] = _shift(background(drawn), background(real))
-    found["grey_shift_sd"] = _shift(drawn.mean(axis=(2, 3)), real.mean(axis=(2, 3)))
+        noise, ours, held = noise_like(val.images, seed), see(drawn.images), see(val.images)
+        rest = {k: see(x[spaced(len(x), OTHERS)]) for k, x in others.items() if len(x) >= size}
+        found["n_compared"] = size
+        found |= distances(ours, held, see(noise), rest, val.units, size, seed)
+        found |= _variety(ours, held, val.units, size, seed)
+        found |= _looks(ours, held, drawn, val, seed)
+    found |= _copies(drawn, train, val, near, seed) | _shifts(drawn, train, val, seed)
     return {**found, "verdict": verdict(found)[0], "words": words(found)}
 
 
-def kid(a: Tensor, b: Tensor) -> float:
-    """Return KID (Binkowski et al. 2018) of two sets of features (n, F): unbiased, 0 if alike."""
-    from torchmetrics.image.kid import KernelInceptionDistance
-
-    with warnings.catch_warnings():
-        # it keeps all features in memory: a few hundred rows of 64 numbers here
-        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance`")
-        metric = KernelInceptionDistance(feature=_Given(), subsets=1, subset_size=len(a))
-    metric.update(a, real=False)
-    metric.update(b, real=True)
-    with draws.seeded(0, "kid"):  # it shuffles, to no effect on sets this large
-        return float(metric.compute()[0])
+def _variety(
+    drawn: Tensor, held: Tensor, units: np.ndarray, size: int, seed: int
+) -> dict[str, dict[str, float]]:
+    pairs = subsets(len(drawn), len(held), size, SUBSETS, seed, "manifold")
+    found = measured(drawn, held, pairs, (np.arange(len(drawn)), units), seed)
+    two = [(a[:size], b[:size]) for a, b in halvings(units, seed)[:SUBSETS]]
+    floor = measured(held, held, two, (units, units), seed)
+    return found | {f"{name}_floor": row for name, row in floor.items()}
 
 
-def fid(a: Tensor, b: Tensor) -> float:
-    """Return FID (Heusel et al. 2017) of two sets of features (n, F).
-
-    It is biased upwards, the more the smaller n is: compare it with its floor alone.
-    """
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    metric = FrechetInceptionDistance(feature=_Given()).set_dtype(torch.float64)
-    metric.update(a.double(), real=False)
-    metric.update(b.double(), real=True)
-    return float(metric.compute())
-
-
-def compare(
-    measure: str,
-    a: Tensor,
-    b: Tensor | None,
-    size: int,
-    seed: int,
-    units: np.ndarray | None = None,
-) -> dict[str, float]:
-    """Return "kid" or "fid" of random `size` rows of a against as many of b: mean, 95 % of them.
-
-    Low and high are the scatter of the subsets, not an interval of the mean. Without b, two halves
-    of a that part no unit, int64 (N,), are compared: what real images give against real ones. The
-    extractor knows the training images, so that they would look further from the others.
-    """
-    rng, each = draws.rng(seed, measure), []
-    pairs = _halvings(np.arange(len(a)) if units is None else units, seed) if b is None else []
-    for k in range(TIMES[measure]):
-        first, other = pairs[k] if b is None else (rng.permutation(len(x)) for x in (a, b))
-        rows = [torch.from_numpy(x[:size]) for x in (first, other)]
-        pair = a[rows[0]], (a if b is None else b)[rows[1]]
-        each.append({"kid": kid, "fid": fid}[measure](*pair))
-    low, high = np.quantile(each, [0.025, 0.975])
-    return {"value": float(np.mean(each)), "low": float(low), "high": float(high)}
+def _looks(ours: Tensor, held: Tensor, drawn: Sort, val: Sort, seed: int) -> dict[str, Any]:
+    # descriptors, and the classifier that has them beside the features
+    some = np.sort(draws.rng(seed, "described").permutation(len(ours))[:DESCRIBED])
+    tables = measure(drawn.images[some]), measure(val.images)
+    um = scales(drawn.um_per_px[some], val.um_per_px)
+    a, b = (
+        np.concatenate([x.double().numpy(), table.to_numpy(float)], axis=1)
+        for x, table in zip((ours[torch.from_numpy(some)], held), tables, strict=True)
+    )
+    pairs = subsets(len(a), len(b), min(len(a), len(b), LARGEST), TRIALS, seed, "c2st")
+    two = [tuple(x[: min(map(len, pair))] for x in pair) for pair in halvings(val.units, seed)]
+    return {
+        "c2st": c2st(a, b, pairs, (np.arange(len(a)) + 1 + int(val.units.max()), val.units), seed),
+        "c2st_floor": c2st(b, b, two[:TRIALS], (val.units, val.units), seed),  # type: ignore[arg-type]
+        "physical": physical(*tables, val.units, seed, um),
+        "unsegmented": {
+            side: float(np.isnan(table["area"].to_numpy(float)).mean())
+            for side, table in zip(("drawn", "real"), tables, strict=True)
+        },
+    }
 
 
-def noise_like(images: np.ndarray, seed: int) -> np.ndarray:
-    """Return as many images of noise with these images' mean and sd, a channel each."""
-    mean, sd = images.mean(axis=(0, 2, 3)), images.std(axis=(0, 2, 3))
-    noise = draws.rng(seed, "noise ceiling").standard_normal(images.shape, dtype=np.float32)
-    grey = mean[:, None, None] + sd[:, None, None] * noise
-    return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+def _copies(drawn: Sort, train: Sort, val: Sort, near: Near | None, seed: int) -> dict[str, Any]:
+    if near is None and len(train.images) > 1:
+        near = nearest(drawn.images, train.images)
+    return {
+        "copy_rate": float(near.copied().mean()) if near else None,
+        "copy_interval": copy_interval(near) if near else None,
+        # what the same test says of real images that cannot be copies, such as look-alike bubbles
+        "copy_rate_floor": copy_rate(val.images, train.images),
+        "copy_recall": copy_recall(train.images, seed),
+        "nearer_to_train": nearer_to_train(drawn.images, train.images, val.images, val.units, seed),
+    }
 
 
-class _Given(nn.Module):
-    # what stands in for Inception: the features are computed already
-    num_features = FEATURES
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-def _distances(
-    see: Callable[[np.ndarray], Tensor],
-    drawn: np.ndarray,
-    val: np.ndarray,
-    units: np.ndarray,
-    others: Mapping[str, np.ndarray],
-    size: int,
-    seed: int,
-) -> dict[str, Any]:
-    held, noise, ours = see(val), see(noise_like(val, seed)), see(drawn)
+def _shifts(drawn: Sort, train: Sort, val: Sort, seed: int) -> dict[str, Any]:
+    real = np.concatenate([train.images, val.images])
+    units = np.concatenate([train.units, val.units + 1 + int(train.units.max(initial=0))])
     found: dict[str, Any] = {}
-    for measure in TIMES:
-        for end, x in {"": ours, "_ceiling": noise}.items():
-            found[measure + end] = compare(measure, x, held, size, seed)
-        found[f"{measure}_floor"] = compare(measure, held, None, size, seed, units)
-    value = found["kid"]["value"] - found["kid_floor"]["value"]
-    low, high = gap(ours, held, units, seed)
-    found["kid_gap"] = {"value": value, "low": min(low, value), "high": max(high, value)}
-    away = [
-        {"class": name, **compare("kid", see(images), held, size, seed)}
-        for name, images in others.items()
-        if len(images) >= size
-    ]
-    found["kid_other_class"] = min(away, key=lambda each: each["value"], default=None)
+    for name, level in (("background", background), ("grey", _grey)):
+        a, b = level(drawn.images).mean(axis=1), level(real).mean(axis=1)
+        rng = draws.rng(seed, "shift", name)
+        found[f"{name}_shift_sd"] = _shift(a, b)
+        each = [
+            _shift(a, b, v, w)
+            for v, w in zip(again(np.arange(len(a)), rng), again(units, rng), strict=True)
+        ]
+        low, high = np.quantile(each, TAILS)
+        row = {"value": found[f"{name}_shift_sd"], "low": float(low), "high": float(high)}
+        found[f"{name}_shift"] = row
     return found
 
 
-def _units(val: ParticleSet) -> np.ndarray:
-    # which particles of a class belong together: of a group, or of a picture in one of few groups
-    group, source = (val.table[c].astype(str).to_numpy(object) for c in ("group", "source"))
-    named = group != ""
-    if len(set(group[named])) < FEW_GROUPS:
-        group, named = group + "\x1f" + source, named & (source != "")
-    codes = np.unique(group, return_inverse=True)[1]
-    codes[~named] = len(codes) + np.flatnonzero(~named)
-    few = [k for k in set(val.labels) if len(set(codes[val.labels == k])) < FEW_GROUPS]
-    alone = np.isin(val.labels, few)
-    codes[alone] = len(codes) + np.flatnonzero(alone)
-    return codes
+def _grey(images: np.ndarray) -> np.ndarray:
+    return images.mean(axis=(2, 3))
 
 
-def _halvings(units: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    rng = draws.rng(seed, "halves")
-    return [halves(units, rng) for _ in range(max(TIMES.values()))]
+def _shift(
+    drawn: np.ndarray,
+    real: np.ndarray,
+    v: np.ndarray | None = None,
+    w: np.ndarray | None = None,
+) -> float:
+    # levels (N,), weighted by how often each image counts
+    middle = np.average(real, weights=w)
+    sd = np.sqrt(np.average((real - middle) ** 2, weights=w))
+    return float((np.average(drawn, weights=v) - middle) / max(sd, ROUNDING))
 
 
-def _shift(drawn: np.ndarray, real: np.ndarray) -> float:
-    # both (N, C), in grey levels
-    drawn, real = drawn.mean(axis=1), real.mean(axis=1)
-    return float((drawn.mean() - real.mean()) / max(real.std(), ROUNDING))
-
-
-def words(found: Mapping[str, Any]) -> str:
-    """Return one plain sentence or two on what `judge` found of a class."""
-    said = [verdict(found)[1]]
-    copies, alike = found["copy_rate"] or 0, found["copy_rate_floor"] or 0
-    if copies > MANY_COPIES + alike:
-        said.append(
-            f"At least {copies:.1%} of them pass for copies of training images (real ones: "
-            f"{alike:.1%}; of planted copies {found['copy_recall']:.0%} are found)."
-        )
-    if abs(found["background_shift_sd"]) > SHIFTED:
-        way = "brighter" if found["background_shift_sd"] > 0 else "darker"
-        by = abs(found["background_shift_sd"])
-        said.append(f"Their background is {by:.1f} standard deviations {way} than the real one.")
-    return " ".join(said)
-
-
-def verdict(found: Mapping[str, Any]) -> tuple[str, str]:
-    """Return "close", "some way", "far" or "cannot tell", and a sentence that says why."""
-    if "kid" not in found:
-        n = f"{found['n_drawn']} drawn, {found['n_real']} held-out real"
-        return "cannot tell", f"Too few images to compare: {n}."
-    # KID is a squared distance: its root grows evenly on the way from real to something else
-    floor, other = found["kid_floor"]["value"], found["kid_other_class"]
-    marks = [("noise", found["kid_ceiling"]["value"])]
-    marks += [(other["class"].replace("_", " "), other["value"])] if other else []
-    name, mark = min(marks, key=lambda each: each[1])
-    if mark <= found["kid_floor"]["high"]:
-        said = f"This measure cannot tell real images from {name} here: KID says nothing."
-        return "cannot tell", said
-    way = (max(found["kid"]["value"] - floor, 0) / (mark - floor)) ** 0.5
-    kind, said = next(v[1:] for v in VERDICTS if way < v[0])
-    said = f"{said}: {min(way, 1):.0%} of the way from real images to {name}"
-    n = found["n_compared"]
-    if found["kid"]["value"] <= found["kid_floor"]["high"]:
-        said += f", within the scatter of {n} real images against {n} others"
-    return kind, f"{said}."
+def _named(
+    row: Mapping[str, Any], name: str, drawn: ParticleSet, train: ParticleSet
+) -> dict[str, Any]:
+    ids = {
+        side: str(each.table.loc[each.table["label"] == name, "id"].iloc[row[side]])
+        for side, each in (("drawn", drawn), ("train", train))
+    }
+    return {"class": name, **row, **ids}

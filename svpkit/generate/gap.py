@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from svpkit import draws
+from svpkit.generate.resample import again
 
-REPLICATES, HALVINGS = 200, 8
+HALVINGS = 8
 # Images of a set in the kernel's matrices, at most.
 LARGEST = 1000
 
@@ -40,8 +41,8 @@ def gap(drawn: Tensor, val: Tensor, units: np.ndarray, seed: int) -> tuple[float
     codes = np.unique(units, return_inverse=True)[1]
     apart = torch.from_numpy(codes[:, None] != codes).double()
     own = torch.ones(len(drawn), len(drawn), dtype=torch.float64).fill_diagonal_(0)
-    first = torch.from_numpy(_again(np.arange(len(drawn)), rng))
-    real = torch.from_numpy(_again(codes, rng))
+    first = torch.from_numpy(again(np.arange(len(drawn)), rng))
+    real = torch.from_numpy(again(codes, rng))
     across = _mean(first, _kernel(drawn, val), real)
     within = _within(first, _kernel(drawn, drawn), own)
     kernel = _kernel(val, val)
@@ -54,12 +55,6 @@ def gap(drawn: Tensor, val: Tensor, units: np.ndarray, seed: int) -> tuple[float
 def _some(x: Tensor, units: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, np.ndarray]:
     keep = np.sort(rng.permutation(len(x))[:LARGEST])
     return x[torch.from_numpy(keep)].double(), units[keep]
-
-
-def _again(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    # how often each image is in each replicate (R, n)
-    n = int(codes.max()) + 1
-    return rng.multinomial(n, np.full(n, 1 / n), size=REPLICATES)[:, codes].astype(float)
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
