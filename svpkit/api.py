@@ -115,7 +115,22 @@ class Run:
         """Draw n particles of a class, with the record of what drew them."""
         from svpkit.drawn import draw_from
 
-        record = json.loads((self.folder / "run.json").read_text())
+        sample = self._record["recipe"]["generator"]["sample"]
+        return draw_from(self.generator(label), self.registry, label, n, seed, sample)
+
+    def export(self, label: str, out: Path | str) -> None:
+        """Write the generator of a class as the folder that its library opens by itself.
+
+        For `diffusers_unet` that is `DDPMPipeline.from_pretrained(out)`. Raises SvpkitError for a
+        generator that has no such form.
+        """
+        from svpkit.drawn import export_to
+
+        export_to(self.generator(label), self.registry, Path(out))
+
+    def generator(self, label: str) -> Path:
+        """Return the folder of the generator that draws a class; raises SvpkitError without one."""
+        record = self._record
         found = {c: g["artifact"] for g in record["generators"].values() for c in g["classes"]}
         if label not in found:
             raise unknown(f"{self.folder}: class that a generator draws", label, found)
@@ -124,8 +139,11 @@ class Run:
             raise SvpkitError(
                 f"{folder}: the generator is not in this store (--store DIR names another)"
             )
-        sample = record["recipe"]["generator"]["sample"]
-        return draw_from(folder, self.registry, label, n, seed, sample)
+        return folder
+
+    @property
+    def _record(self) -> dict[str, Any]:
+        return json.loads((self.folder / "run.json").read_text())
 
 
 def experiment(

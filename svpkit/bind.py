@@ -5,7 +5,7 @@ import inspect
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from svpkit.errors import SvpkitError, choices, unknown
 from svpkit.plugins import Registry, Use
 from svpkit.recipe import Balance, Recipe
 from svpkit.store import file_digest
+
+# How pre-training on simulated particles is asked for, and how many of each class there are.
+SIMULATED, PARTICLES = "simulated:", 5_000
 
 
 @dataclass(frozen=True)
@@ -43,17 +46,26 @@ class Arm:
     @property
     def drawing(self) -> Use | None:
         """The strategy that asks for drawn particles, or None."""
-        return next((s for s in self.strategies if hasattr(s(), "draws")), None)
+        return next((_ungated(s) for s in self.strategies if hasattr(s(), "draws")), None)
 
     @property
     def training(self) -> tuple[Use, ...]:
         """The strategies that change training; the others only adjust what a model says."""
-        return tuple(s for s in self.strategies if _verbs(s()) - {"adjust"})
+        return tuple(_ungated(s) for s in self.strategies if _verbs(s()) - {"adjust"})
+
+    @property
+    def gates(self) -> dict[str, float]:
+        """What drawn particles must measure up to before they are used: {measure: limit}."""
+        return {k: v for s in self.strategies for k, v in getattr(s(), "gates", {}).items()}
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A recipe with everything it names: the first arm is the recipe's own."""
+    """A recipe with everything it names: the first arm is the recipe's own.
+
+    `pretraining` reads the simulated particles that the generator learns from first, `weights` are
+    those of a ready-made feature extractor; None where there are none.
+    """
 
     recipe: Recipe
     where: str
@@ -63,6 +75,8 @@ class Experiment:
     generator: Use | None
     classifier: Use
     arms: tuple[Arm, ...]
+    pretraining: Use | None = None
+    weights: Located | None = None
 
 
 def bind(
@@ -128,7 +142,7 @@ def _bind(recipe: Recipe, registry: Registry, where: str, roots: list[Path]) -> 
         use = registry.use("reader", test.reader, test.options, "data.test.reader")
         own = use, _place(use, test.path, roots, "data.test.path")
     generator = _generator(recipe, registry)
-    classifier = recipe.classifier
+    classifier, weights = recipe.classifier, recipe.fidelity.weights
     return Experiment(
         recipe,
         where,
@@ -138,6 +152,8 @@ def _bind(recipe: Recipe, registry: Registry, where: str, roots: list[Path]) -> 
         generator,
         registry.use("classifier", classifier.plugin, classifier.options, "classifier.plugin"),
         _arms(recipe, registry),
+        _pretraining(recipe, registry),
+        locate(weights, roots, "fidelity.weights") if weights else None,
     )
 
 
@@ -155,6 +171,31 @@ def _generator(recipe: Recipe, registry: Registry) -> Use | None:
     if asked is None:
         return None
     return registry.use("generator", asked.plugin, asked.options, "generator.plugin")
+
+
+def _pretraining(recipe: Recipe, registry: Registry) -> Use | None:
+    asked = recipe.generator.pretrain if recipe.generator else None
+    if asked is None or not isinstance(asked.on, str) or not asked.on.startswith(SIMULATED):
+        if asked and asked.options:
+            raise SvpkitError("generator.pretrain.options: only for particles that are simulated")
+        return None
+    assert recipe.generator
+    instrument, kinds = asked.on.removeprefix(SIMULATED), registry.names("particle_type")
+    drawn = [name for name in recipe.generator.classes if name in kinds] or kinds
+    given = {"instrument": instrument, "pixels": recipe.data.size, "seed": recipe.seed}
+    given |= dict.fromkeys(drawn, PARTICLES) | asked.options
+    for reader, options in _readers(recipe):
+        if reader == "simulated" and options.get("instrument", "mfi-like") == instrument:
+            raise SvpkitError(
+                f"generator.pretrain.on: '{instrument}' makes the data of this recipe too: that is "
+                "the oracle, not pre-training; name another profile"
+            )
+    return registry.use("reader", "simulated", given, "generator.pretrain.on")
+
+
+def _readers(recipe: Recipe) -> list[tuple[str | None, Mapping[str, Any]]]:
+    data, test = recipe.data, recipe.data.test
+    return [(data.reader, data.options), (test.reader, test.options)]
 
 
 def _arms(recipe: Recipe, registry: Registry) -> tuple[Arm, ...]:
@@ -198,6 +239,11 @@ def _check_arm(arm: Arm, recipe: Recipe, key: str) -> None:
             f"{key}.strategies: '{adjusting[0]}' wants the mix expected at work: "
             "evaluate.prevalence is missing"
         )
+
+
+def _ungated(use: Use) -> Use:
+    # gates judge drawn particles and change nothing in them: they stay out of keys
+    return replace(use, options={**use.options, "gates": {}}) if "gates" in use.options else use
 
 
 def _verbs(strategy: Any) -> set[str]:

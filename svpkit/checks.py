@@ -7,6 +7,7 @@ from svpkit.bind import Experiment
 from svpkit.errors import SvpkitError, unknown
 from svpkit.hookspecs import ImageSpec
 from svpkit.pipeline import Get
+from svpkit.recipe import Generator
 from svpkit.store import Artifact, Stage
 
 
@@ -23,14 +24,22 @@ def check_models(experiment: Experiment) -> None:
         resolve_precision(recipe.precision, device())
         experiment.classifier(ImageSpec(*shape, ("a", "b", "c")))
         if recipe.generator and any(arm.drawing for arm in experiment.arms):
-            from svpkit.generate.stage import check_sample_options
-
-            assert experiment.generator
-            spec = ImageSpec(*shape, recipe.generator.classes)
-            sample = recipe.generator.sample
-            check_sample_options(experiment.generator, spec, sample, "generator.sample")
+            _check_generator(experiment, recipe.generator, shape)
     except SvpkitError as error:
         raise SvpkitError(f"{experiment.where}: {error}") from None
+
+
+def _check_generator(experiment: Experiment, asked: Generator, shape: tuple[int, int]) -> None:
+    from svpkit.generate.training import check_sample_options
+
+    assert experiment.generator
+    classes = asked.classes[:1] if asked.per_class else asked.classes
+    spec = ImageSpec(*shape, classes)
+    check_sample_options(experiment.generator, spec, asked.sample, "generator.sample")
+    if asked.pretrain and not hasattr(experiment.generator(spec), "parameters"):
+        raise SvpkitError(
+            f"generator.pretrain: '{asked.plugin}' has no weights to train beforehand"
+        )
 
 
 def checking(experiment: Experiment, get: Get) -> Get:
@@ -53,6 +62,9 @@ def check_classes(experiment: Experiment, classes: Sequence[str]) -> None:
     """Raise SvpkitError where the recipe names a class that the data do not have."""
     recipe = experiment.recipe
     named = {"generator.classes": recipe.generator.classes if recipe.generator else ()}
+    on = recipe.generator.pretrain.on if recipe.generator and recipe.generator.pretrain else ()
+    if isinstance(on, tuple) or not (on == "train" or experiment.pretraining):
+        named["generator.pretrain.on"] = (on,) if isinstance(on, str) else on
     named["evaluate.prevalence"] = tuple(recipe.evaluate.prevalence or ())
     for key, names in named.items():
         for name in names:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from svpkit.errors import unknown
+from svpkit.errors import SvpkitError, unknown
 from svpkit.plugins import Registry, Use
 
 
@@ -33,7 +33,8 @@ def draw_from(
     folder: Path, registry: Registry, label: str, n: int, seed: int, sample: Mapping[str, Any]
 ) -> Drawn:
     """Draw n particles of a class with the generator in `folder`, as its recipe samples."""
-    from svpkit.generate.stage import draw, load_generator, seeds_of
+    from svpkit.generate.drawing import draw, seeds_of
+    from svpkit.generate.training import load_generator
     from svpkit.progress import Progress
     from svpkit.store import file_digest
 
@@ -45,6 +46,20 @@ def draw_from(
     with Progress(f"drawing {label}", n) as progress:
         images = draw(model, labels, seeds, sample, progress=progress)
     return Drawn(images, label, seed, file_digest(folder / "model.safetensors"))
+
+
+def export_to(folder: Path, registry: Registry, out: Path) -> None:
+    """Write the generator in `folder` as its own library keeps it; SvpkitError where none does."""
+    from svpkit.generate.training import load_generator
+
+    use = generator_use(folder, registry)
+    model = load_generator(folder, use)
+    if not hasattr(model, "export"):
+        raise SvpkitError(
+            f"{folder}: generator '{use.plugin.name}' has no form outside svpkit ('diffusers_unet' "
+            "has); its weights are the model.safetensors in there"
+        )
+    model.export(out)
 
 
 def write_png(drawn: Drawn, out: Path) -> None:

@@ -49,7 +49,8 @@ class Task:
     `order(step)` gives the positions of one batch, a pure function of the step; `fetch(positions)`
     their images uint8 (B, C, H, W) and labels int64 (B,). `loss(model, images, labels, seeds,
     part=)` defaults to the model's own forward. `validate(model)` gives scores; the weights of the
-    best `select` are kept when `choose` is true, else the last.
+    best `select` (the highest, or the lowest where `lowest`) are kept when `choose` is true, else
+    the last. `patience` validations without a better one end the training; 0 = none do.
     """
 
     order: Callable[[int], np.ndarray]
@@ -59,7 +60,9 @@ class Task:
     validate: Callable[[nn.Module], dict[str, Any]] | None = None
     validations: int = 8
     select: str = "macro_auprc"
+    lowest: bool = False
     choose: bool = False
+    patience: int = 0
     label: str = "training"
 
 
@@ -71,6 +74,7 @@ class Progressed:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float = -math.inf
     best_images: int = 0
+    worse: int = 0
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -140,7 +144,7 @@ class _Training:
         done = min(self.at.step * plan.batch, plan.images)
         self.wrapped.train()
         with Progress(task.label, plan.images, done=done) as progress:
-            while self.at.step < self.steps:
+            while self.at.step < self.steps and not self._stopped():
                 self._step(*batches(self.at.step))
                 self.at.step += 1
                 seen = self.at.step * plan.batch
@@ -215,9 +219,16 @@ class _Training:
         self.wrapped.train()
         self.at.history.append({"images": seen, "val": scores})
         value = scores.get(self.task.select)
-        if self.task.choose and value is not None and value > self.at.best:
-            self.at.best, self.at.best_images = value, seen
+        if not self.task.choose or value is None:
+            return
+        value = -value if self.task.lowest else value
+        self.at.worse += 1
+        if value > self.at.best:
+            self.at.best, self.at.best_images, self.at.worse = value, seen, 0
             self.best = copy.deepcopy(model.state_dict())
+
+    def _stopped(self) -> bool:
+        return bool(self.task.patience) and self.at.worse >= self.task.patience
 
     def _caption(self) -> str:
         losses = [row["loss"] for row in self.at.history[-3:] if "loss" in row]
@@ -260,7 +271,9 @@ class _Training:
         if extra["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(extra["scaler"])
         best = -math.inf if extra["best"] is None else extra["best"]
-        self.at = Progressed(extra["step"], extra["history"], best, extra["best_images"])
+        self.at = Progressed(
+            extra["step"], extra["history"], best, extra["best_images"], extra["worse"]
+        )
         self._losses = [torch.tensor(x, device=self.device) for x in extra["pending"]]
 
 

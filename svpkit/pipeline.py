@@ -44,8 +44,12 @@ def walk(experiment: Experiment, get: Get) -> Walked:
     drawn: dict[str, dict[str, Artifact]] = {}
     trained: dict[str, Artifact] = {}
     scores: dict[str, Artifact] = {}
+    judged: dict[str, Artifact] = {}
     for arm in experiment.arms:
         drawn[arm.name] = _draw(experiment, arm, split, generators, get)
+        # arms often share their drawn sets; the first that draws stands for what is drawn
+        if drawn[arm.name] and (arm.gates or not judged):
+            judged[arm.name] = _judge(experiment, arm, split, drawn[arm.name], get)
         trained[arm.name] = get(
             classifier,
             classifier_params(experiment, arm),
@@ -59,7 +63,7 @@ def walk(experiment: Experiment, get: Get) -> Walked:
             "prevalence": _prevalence(experiment, arm.strategies),
         }
         scores[arm.name] = get(score, params, trained[arm.name], split, label=f"score: {arm.name}")
-    fidelity = _fidelity(experiment, split, drawn, get)
+    fidelity = next(iter(judged.values()), None)
     found = get(evidence, evidence_params(experiment), *scores.values(), label="evidence")
     return Walked(data, split, generators, drawn, trained, scores, fidelity, found)
 
@@ -87,6 +91,23 @@ def generator_params(experiment: Experiment, classes: tuple[str, ...]) -> dict[s
         "generator": experiment.generator,
         "classes": classes,
         "train": recipe.generator.train,
+        "seed": recipe.seed,
+        "precision": recipe.precision,
+        "pretrained": recipe.generator.pretrain is not None,
+    }
+
+
+def pretrain_params(experiment: Experiment) -> dict[str, Any]:
+    """Return the params of the pre-training, which all generators of a recipe share."""
+    recipe = experiment.recipe
+    assert recipe.generator and recipe.generator.pretrain
+    asked, train = recipe.generator.pretrain, recipe.generator.train
+    every = asked.on == "train" or experiment.pretraining
+    on = (asked.on,) if isinstance(asked.on, str) else asked.on
+    return {
+        "generator": experiment.generator,
+        "on": None if every else on,
+        "train": train.model_copy(update={"images": asked.images, "looks": 0, "patience": 0}),
         "seed": recipe.seed,
         "precision": recipe.precision,
     }
@@ -132,42 +153,73 @@ def _draw(
     generators: dict[str, Artifact],
     get: Get,
 ) -> dict[str, Artifact]:
+    from svpkit.generate.selection import selected
     from svpkit.generate.stage import generator, synthetic
 
     asked = experiment.recipe.generator
     if arm.drawing is None or asked is None:
         return {}
+    before = [_extractor(experiment, split, get, own=True)] if asked.train.looks else []
+    before += [_pretrain(experiment, split, get)] if asked.pretrain else []
     models = [(c,) for c in asked.classes] if asked.per_class else [asked.classes]
     drawn = {}
     for classes in models:
         name = " + ".join(classes)
         params = generator_params(experiment, classes)
-        generators[name] = get(generator, params, split, label=f"generator: {name}")
+        generators[name] = get(generator, params, split, *before, label=f"generator: {name}")
         params = {
             "generator": experiment.generator,
             "classes": classes,
             "sample": asked.sample,
             "rule": arm.drawing,
+            "keep": asked.select.keep if asked.select else 1.0,
             "seed": experiment.recipe.seed,
         }
         label = f"synthetic: {name}"
         drawn[name] = get(synthetic, params, generators[name], split, label=label)
+        if asked.select:
+            seeing = _extractor(experiment, split, get, own=True)
+            by = {"by": asked.select.by}
+            label = f"selected: {name}"
+            drawn[name] = get(selected, by, seeing, split, drawn[name], label=label)
     return drawn
 
 
-def _fidelity(
-    experiment: Experiment, split: Artifact, drawn: Mapping[str, Mapping[str, Artifact]], get: Get
-) -> Artifact | None:
-    from svpkit.generate.extractor import extractor
-    from svpkit.generate.fidelity import fidelity
+def _pretrain(experiment: Experiment, split: Artifact, get: Get) -> Artifact:
+    from svpkit.generate.pretrain import pretrain
+    from svpkit.particles.ingest import ingest
 
-    # arms often share their drawn sets; the recipe's own arm stands for what it draws
-    sets = next((d for d in drawn.values() if d), None)
-    if not sets:
-        return None
+    source, data = split, experiment.recipe.data
+    if experiment.pretraining:
+        shape = {"size": data.size, "channels": data.channels, "classes": None}
+        params = {"reader": experiment.pretraining, "path": None, **shape}
+        source = get(ingest, params, label="ingest: pretrain")
+    return get(pretrain, pretrain_params(experiment), source, label="pretrain")
+
+
+def _judge(
+    experiment: Experiment, arm: Arm, split: Artifact, sets: Mapping[str, Artifact], get: Get
+) -> Artifact:
+    from svpkit.generate.fidelity import fidelity
+    from svpkit.generate.gates import gate
+
     seed = {"seed": experiment.recipe.seed}
-    seeing = get(extractor, seed, split, label="extractor")
-    return get(fidelity, seed, seeing, split, *sets.values(), label="fidelity")
+    seeing = _extractor(experiment, split, get)
+    judged = get(fidelity, seed, seeing, split, *sets.values(), label="fidelity")
+    if arm.gates:
+        get(gate, {"gates": arm.gates}, judged, label=f"gate: {arm.name}")
+    return judged
+
+
+def _extractor(experiment: Experiment, split: Artifact, get: Get, *, own: bool = False) -> Artifact:
+    # `own`: the small network of this split, which knows its classes
+    from svpkit.generate.extractor import extractor
+
+    params: dict[str, Any] = {"seed": experiment.recipe.seed}
+    if experiment.weights and not own:
+        params |= {"model": experiment.recipe.fidelity.model, "weights": experiment.weights}
+        return get(extractor, params, split, label="extractor: given")
+    return get(extractor, params, split, label="extractor")
 
 
 def _prevalence(experiment: Experiment, strategies: Sequence[Use]) -> dict[str, float] | None:

@@ -1,6 +1,7 @@
 """What a run would do: its stages, which are made and why not, and how long the rest may take."""
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -157,9 +158,9 @@ class _Rates:
         if stage == "ingest":
             n = sum(_asked(params["reader"]).values()) or _files(params["path"])
             return n, n / self._rate("read " + params["reader"].plugin.name, params)
-        if stage in ("generator", "classifier"):
+        if stage in ("generator", "classifier", "pretrain"):
             n = params["train"].images
-            return n, n / self._rate(stage, params)
+            return n, n / self._rate("generator" if stage == "pretrain" else stage, params)
         if stage == "score":
             n = self.scored
             return n, n / self._rate(stage, params) if n else 0.0
@@ -172,7 +173,7 @@ class _Rates:
         if self.train is None:
             return None
         draws = params["rule"]().draws(self.train)
-        return sum(draws.get(name, 0) for name in params["classes"])
+        return math.ceil(sum(draws.get(name, 0) for name in params["classes"]) / params["keep"])
 
     def _rate(self, work: str, params: Mapping[str, Any]) -> float:
         if work not in self._found:

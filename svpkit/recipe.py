@@ -111,6 +111,36 @@ class GeneratorTrain(Train):
     """optimizer"""
     ema: float = Field(default=0.9999, ge=0, lt=1)
     """decay of the moving average of the weights; 0 = off"""
+    looks: int = Field(default=8, ge=0, le=1000)
+    """how often KID to the validation images is measured on the way; 0 = never"""
+    patience: int = Field(default=0, ge=0)
+    """stop after so many looks without a lower KID and keep the best; 0 = keep the last"""
+
+    @model_validator(mode="after")
+    def _patience_needs_looks(self) -> "GeneratorTrain":
+        if self.patience and not self.looks:
+            raise ValueError("patience needs looks above 0")
+        return self
+
+
+class Pretrain(_Frozen):
+    """What a generator learns from before its own few images; one artifact, shared by recipes."""
+
+    on: str | tuple[str, ...]
+    """`train` (every real training image), classes by name, or `simulated:PROFILE`"""
+    images: int = Field(default=200_000, ge=1)
+    """images seen; the rest of the plan is that of `generator.train`"""
+    options: Options = {}
+    """simulated: options of the reader `simulated`, such as counts per class"""
+
+
+class Select(_Frozen):
+    """Which of the drawn particles are used; more are drawn, so that as many are left."""
+
+    by: Literal["agreement", "density", "diversity"]
+    """agreement: named as their class; density: near real ones; diversity: far from one another"""
+    keep: float = Field(default=0.5, gt=0, le=1)
+    """share of the drawn particles that is kept"""
 
 
 class Generator(_Frozen):
@@ -126,8 +156,12 @@ class Generator(_Frozen):
     """options of the generator"""
     train: GeneratorTrain = GeneratorTrain()
     """how long and how to train"""
+    pretrain: Pretrain | None = None
+    """what it learns from first"""
     sample: Options = {}
     """parameters of its `sample`"""
+    select: Select | None = None
+    """which of the drawn particles are used; all of them by default"""
 
 
 class Balance(BaseModel):
@@ -172,6 +206,21 @@ class Classifier(_Frozen):
     """how long and how to train"""
 
 
+class Fidelity(_Frozen):
+    """What drawn particles are compared with real ones by."""
+
+    model: str | None = None
+    """model of timm whose features are compared; by default a small network trained on this data"""
+    weights: str | None = None
+    """its weights, a .safetensors file, against the recipe's folder or the data root"""
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> "Fidelity":
+        if (self.model is None) != (self.weights is None):
+            raise ValueError("wants `model` and `weights` together, or neither")
+        return self
+
+
 class Evaluate(_Frozen):
     """What the scores are asked for."""
 
@@ -198,6 +247,8 @@ class Recipe(_Frozen):
     """how imbalance is met"""
     classifier: Classifier = Classifier()
     """what names particles"""
+    fidelity: Fidelity = Fidelity()
+    """what drawn particles are compared with real ones by"""
     evaluate: Evaluate = Evaluate()
     """what is asked of the scores"""
     baselines: tuple[Baseline, ...] = ()

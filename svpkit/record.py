@@ -40,7 +40,7 @@ def write_run(folder: Path, experiment: Experiment, walked: Walked, store: Store
     _deploy(folder / "model", experiment, walked, model_card(story))
     write_report(folder / "report.html", story)
     # last: what holds results.json is a finished run
-    write_json(folder / "results.json", results(experiment, walked, store))
+    write_json(folder / "results.json", results(experiment, walked, store, story))
     return story
 
 
@@ -75,8 +75,10 @@ def run_record(experiment: Experiment, walked: Walked, store: Store) -> dict[str
     }
 
 
-def results(experiment: Experiment, walked: Walked, store: Store) -> dict[str, Any]:
+def results(experiment: Experiment, walked: Walked, store: Store, story: "Story") -> dict[str, Any]:
     """Return the numbers of a run: the recipe's own arm, and each baseline under "arms"."""
+    from svpkit.report.drawing import drawing_notes
+
     found = read_evidence(walked)
     arms = {arm.name: _arm_results(found, arm.name) for arm in experiment.arms}
     own = arms.pop(experiment.recipe.name)
@@ -88,6 +90,10 @@ def results(experiment: Experiment, walked: Walked, store: Store) -> dict[str, A
         **own,
         "differences": found["differences"],
         "fidelity": read_fidelity(walked),
+        "selection": {
+            k: v for n in walked.generators for k, v in read_selection(walked, n).items()
+        },
+        "notes": drawing_notes(story),
         "seconds": {label: store.seconds[a.name] for label, a in labelled(store.used).items()},
         "arms": arms,
     }
@@ -115,6 +121,7 @@ def tell(experiment: Experiment, walked: Walked, store: Store, run: dict[str, An
         generators={
             name: {
                 "history": json.loads((a.path / "history.json").read_text()),
+                "selection": read_selection(walked, name),
                 "seconds": store.seconds[a.name],
                 "images": experiment.recipe.generator.train.images,  # type: ignore[union-attr]
             }
@@ -122,6 +129,7 @@ def tell(experiment: Experiment, walked: Walked, store: Store, run: dict[str, An
         },
         fidelity=read_fidelity(walked),
         gallery=gallery(split, walked, experiment),
+        copies=read_copies(walked),
         errors=worst_errors(walked.scores[experiment.recipe.name]),
         stages=[
             {
@@ -156,6 +164,24 @@ def read_fidelity(walked: Walked) -> dict[str, Any]:
     if walked.fidelity is None:
         return {}
     return json.loads((walked.fidelity.path / "fidelity.json").read_text())
+
+
+def read_copies(walked: Walked) -> list[dict[str, Any]]:
+    """Return the drawn particles most like copies, each with its training image."""
+    if walked.fidelity is None:
+        return []
+    folder = walked.fidelity.path
+    pictures = np.load(folder / "copies.npy", allow_pickle=False)
+    rows = json.loads((folder / "copies.json").read_text())
+    pairs = zip(rows, pictures, strict=True)
+    return [{**row, "drawn": both[0], "train": both[1]} for row, both in pairs]
+
+
+def read_selection(walked: Walked, name: str) -> dict[str, Any]:
+    """Return what was set aside of a generator's drawn particles, empty where nothing was."""
+    sets = next((d for d in walked.drawn.values() if d), {})
+    path = sets[name].path / "selection.json" if name in sets else None
+    return json.loads(path.read_text()) if path and path.is_file() else {}
 
 
 def gallery(split: Split, walked: Walked, experiment: Experiment) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from svpkit import draws
 from svpkit.default_plugins.ddpm import ddpm
 from svpkit.errors import SvpkitError
 from svpkit.fit import to_float
-from svpkit.generate import drawing, schedules, stage
+from svpkit.generate import drawing, schedules, stage, training
 from svpkit.generate.diffusion import turn, turned
 from svpkit.hookspecs import ImageSpec
 from svpkit.particles.particleset import ParticleSet
@@ -21,7 +21,7 @@ from svpkit.store import file_digest
 
 SPEC = ImageSpec(1, 16, ("disc", "bar"))
 LEAN = {"architecture": "lean", "width": 8, "mults": (1, 2), "blocks": 1}
-EDM = {"prediction": "v", "levels": "lognormal", "loss": "l2", "standardise": True}
+EDM = {"prediction": "edm"}
 
 
 def model(spec=SPEC, **options):
@@ -129,7 +129,7 @@ def test_loss_belongs_to_the_seeds():
         torch.testing.assert_close(one, halves / 2)
 
 
-@pytest.mark.parametrize("prediction", ["noise", "v"])
+@pytest.mark.parametrize("prediction", ["noise", "image", "v", "edm"])
 def test_a_perfect_prediction_denoises(prediction):
     # one image known to the network: whatever the noise, sampling must end on it
     image = torch.linspace(-0.9, 0.9, 256).view(1, 1, 16, 16)
@@ -140,7 +140,8 @@ def test_a_perfect_prediction_denoises(prediction):
             lam = np.interp(time.numpy(), np.arange(500), net.lam.numpy())
             alpha, sigma = schedules.levels(torch.from_numpy(lam).float()[:, None, None, None])
             noise = (x - alpha * image) / sigma
-            return noise if prediction == "noise" else alpha * noise - sigma * image
+            told = {"noise": noise, "image": image.expand_as(x)}
+            return told.get(prediction, alpha * noise - sigma * image)
 
     net.network = Knows()
     for options in ({"steps": 10}, {"sampler": "ancestral", "steps": 50}):
@@ -181,25 +182,11 @@ def test_turns_are_the_eight_symmetries():
         torch.testing.assert_close(views[g].flatten().sort().values, x.flatten())
 
 
-@pytest.mark.parametrize("sampler", ["dpmpp2m", "ancestral"])
-def test_an_image_depends_on_its_seed_alone(sampler):
-    net = shaken(model())
-    labels, seeds = np.arange(12) % 2, stage.seeds_of(3, "disc", np.arange(12))
-    sample = {"sampler": sampler, "steps": 8}
-    all_of_them = stage.draw(net, labels, seeds, sample, chunk=4)
-    assert np.array_equal(all_of_them[:6], stage.draw(net, labels[:6], seeds[:6], sample, chunk=4))
-    assert np.array_equal(all_of_them[8:], stage.draw(net, labels[8:], seeds[8:], sample, chunk=4))
-    for chunk in (1, 5, 12):
-        other = stage.draw(net, labels, seeds, sample, chunk=chunk).astype(int)
-        assert (np.abs(other - all_of_them) <= 1).mean() >= 0.999
-    assert len({x.tobytes() for x in all_of_them}) == 12
-
-
 def test_no_images_are_drawn():
-    none = stage.draw(model(), np.zeros(0, int), stage.seeds_of(0, "disc", np.arange(0)), {})
+    none = drawing.draw(model(), np.zeros(0, int), drawing.seeds_of(0, "disc", np.arange(0)), {})
     assert none.shape == (0, 1, 16, 16) and none.dtype == np.uint8
     told = []
-    stage.draw(Remembers(SPEC), np.zeros(0, int), torch.zeros(0).long(), {}, progress=told.append)
+    drawing.draw(Remembers(SPEC), np.zeros(0, int), torch.zeros(0).long(), {}, progress=told.append)
     assert not told
 
 
@@ -224,15 +211,21 @@ def test_too_many_steps():
 
 def test_sample_options_are_checked():
     use = discover(builtin_only=True).use("generator", "ddpm", LEAN, "generator.plugin")
-    found = stage.check_sample_options(use, SPEC, {"steps": 5}, "generator.sample")
-    assert found == {"sampler": "dpmpp2m", "steps": 5, "start": "matched"}
+    found = training.check_sample_options(use, SPEC, {"steps": 5}, "generator.sample")
+    assert found == {
+        "sampler": "dpmpp2m",
+        "steps": 5,
+        "grid": "auto",
+        "start": "matched",
+        "guidance": 1.0,
+    }
     for wrong, said in (
         ({"step": 5}, "generator.sample: unknown 'step'; did you mean 'steps'"),
         ({"sampler": "dpmpp2"}, "generator.sample.sampler: given 'dpmpp2'.*did you mean 'dpmpp2m'"),
         ({"steps": 0}, "generator.sample.steps: given 0"),
     ):
         with pytest.raises(SvpkitError, match=said):
-            stage.check_sample_options(use, SPEC, wrong, "generator.sample")
+            training.check_sample_options(use, SPEC, wrong, "generator.sample")
 
 
 def test_epochs_visit_every_image_once():
@@ -249,7 +242,7 @@ def test_epochs_visit_every_image_once():
 def walked(tmp_path, monkeypatch):
     """A split of toy particles, and what the stages are asked."""
     train, val = particles(60, toy.CLASSES), particles(40, toy.CLASSES, seed=1)
-    found = SimpleNamespace(train=lambda: train, val=lambda: val)
+    found = SimpleNamespace(train=lambda: train, val=lambda: val, choose_on_val=True)
     monkeypatch.setattr(stage, "Split", SimpleNamespace(open=lambda folder: found))
     use = discover(builtin_only=True).use("generator", "ddpm", {**LEAN, **EDM}, "generator.plugin")
     plan = SimpleNamespace(
@@ -262,12 +255,15 @@ def walked(tmp_path, monkeypatch):
         weight_decay=0.0,
         clip=1.0,
         ema=0.99,
+        looks=0,
+        patience=0,
     )
     params = {"generator": use, "classes": ["disc"], "train": plan, "seed": 0, "precision": "fp32"}
+    params["pretrained"] = False
     rule = SimpleNamespace(draws=lambda counts: {"disc": counts["ring"] + 13})
     sample = {"sampler": "dpmpp2m", "steps": 6}
     draw = {k: params[k] for k in ("generator", "classes", "seed")}
-    draw |= {"sample": sample, "rule": lambda: rule}
+    draw |= {"sample": sample, "rule": lambda: rule, "keep": 1}
     return SimpleNamespace(path=tmp_path, params=params, draw=draw, train=train)
 
 
@@ -332,11 +328,11 @@ def test_a_loaded_generator_draws_as_the_trained_one(walked):
     model_at = folder(walked.path / "model")
     walked.params["train"].images = 64
     stage.generator(model_at, walked.params, walked.path)
-    net = stage.load_generator(model_at, walked.params["generator"])
+    net = training.load_generator(model_at, walked.params["generator"])
     assert not torch.equal(net.mean, torch.zeros_like(net.mean))
     assert float(net.scale) != 1
     with pytest.raises(SvpkitError, match="no trained generator here"):
-        stage.load_generator(walked.path, walked.params["generator"])
+        training.load_generator(walked.path, walked.params["generator"])
 
 
 def test_a_class_without_images_is_named(walked):
@@ -349,7 +345,7 @@ def test_broken_weights_are_told():
     net = model(ImageSpec(1, 16, ("disc",)))
     net.centre.fill_(float("nan"))
     with pytest.raises(SvpkitError, match="not finite"):
-        stage.draw(net, np.zeros(2, int), stage.seeds_of(0, "disc", np.arange(2)), {"steps": 2})
+        drawing.draw(net, np.zeros(2, int), drawing.seeds_of(0, "disc", np.arange(2)), {"steps": 2})
 
 
 class Remembers:
@@ -390,4 +386,4 @@ def test_generators_that_learn_otherwise(walked):
     known = set(walked.train.of("disc").table["digest"])
     assert set(drawn.table["digest"]) <= known
     with pytest.raises(SvpkitError, match="unknown 'shfit'; did you mean 'shift'"):
-        stage.check_sample_options(Use(), SPEC, {"shfit": 1}, "generator.sample")
+        training.check_sample_options(Use(), SPEC, {"shfit": 1}, "generator.sample")

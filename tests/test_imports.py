@@ -13,7 +13,19 @@ WINGS = ("particles", "simulate", "generate", "classify", "evaluate", "report")
 SHARED = ("svpkit.particles.particleset", "svpkit.particles.describe", "svpkit.evaluate.metrics")
 # The split is what the other wings' stages are handed.
 SHARED += ("svpkit.particles.split",)
-ABOVE = ("cli", "api", "pipeline", "plan", "record", "predict", "compare", "bind", "drawn", "keep")
+ABOVE = (
+    "cli",
+    "api",
+    "likeness",
+    "pipeline",
+    "plan",
+    "record",
+    "predict",
+    "compare",
+    "bind",
+    "drawn",
+    "keep",
+)
 
 
 def imported(path):

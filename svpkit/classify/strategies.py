@@ -1,7 +1,7 @@
 """How imbalance is met: weights, resampling, augmentation, drawn particles, prior correction."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -118,11 +118,13 @@ class Synthetic:
 
     `to`: "largest" fills each class up to the largest; a mapping fills the classes that it names up
     to those counts; a number draws that share of the real particles, for every class but the
-    largest. `at_most` limits the particles drawn for a class.
+    largest. `at_most` limits the particles drawn for a class; `gates` are the limits of fidelity
+    that the host holds them to.
     """
 
     to: Literal["largest"] | dict[str, int] | float = "largest"
     at_most: int | None = None
+    gates: Mapping[str, float] = field(default_factory=dict)
 
     def draws(self, counts: Mapping[str, int]) -> dict[str, int]:
         """Return how many particles to draw of each class, from the real counts of all classes."""

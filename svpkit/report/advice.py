@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from svpkit.report.drawing import drawing_notes
 from svpkit.report.numbers import listed, number, percent, plain, value
 from svpkit.report.words import Values, blind, rare, strongest, verdict
 
@@ -37,6 +38,7 @@ def own_arm(arms: Mapping[str, Values]) -> Values:
 def warnings(story: "Story") -> list[str]:
     """Return what a reader must know before trusting the figures, the gravest first."""
     found = [
+        *drawing_notes(story),
         *(f"{plain(name)}: {said}" for name, said in _blind_arms(story.arms).items()),
         *_few_validation(story.sets.get("val") or {}, story.split),
         *_few_false_positives(own_arm(story.arms).get("metrics") or {}),

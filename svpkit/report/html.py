@@ -10,6 +10,7 @@ import numpy as np
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 
 from svpkit.report import advice, figures, numbers, words
+from svpkit.report.drawing import NEAR_ORACLE, near_oracle
 from svpkit.toml import to_toml
 
 SECTIONS = {
@@ -33,7 +34,12 @@ METRICS = {
     "macro_recall": "Macro recall",
     "macro_f1": "Macro F1",
 }
-_HISTORY = {"loss": "training loss", "val.macro_auprc": "validation macro AUPRC"}
+_HISTORY = {
+    "loss": "training loss",
+    "val.kid": "KID to held-out real images",
+    "val.fid": "FID to held-out real images",
+    "val.macro_auprc": "validation macro AUPRC",
+}
 _PICTURE_BYTES = 900_000
 
 
@@ -48,7 +54,8 @@ class Story:
     {metric: {"value", "low", "high", "p"}, "at_prevalence": {metric: ...}}}: the own arm minus that
     baseline, paired. `generators` {name: {"history", "seconds", "images"}}; `fidelity` {class:
     {"kid", "kid_floor", "kid_ceiling", "verdict", "words", ...}}; `gallery` {class: {"real": uint8
-    (n, C, H, W), "drawn": uint8 (m, C, H, W) or None}}; `errors` of the own arm, worst first,
+    (n, C, H, W), "drawn": uint8 (m, C, H, W) or None}}; `copies` {"class", "ratio", "drawn" and
+    "train": uint8 (C, H, W)}, likest first; `errors` of the own arm, worst first,
     {"image": uint8 (C, H, W), "label", "predicted", "probability", "id", "ecd_um"}; `stages`
     {"stage", "label", "seconds", "cached", "key"}. `origins` are those of the test particles: with
     "simulated" among them, or a reader of that name, the report says so beside every figure.
@@ -64,6 +71,7 @@ class Story:
     generators: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     fidelity: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     gallery: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    copies: Sequence[Mapping[str, Any]] = ()
     errors: Sequence[Mapping[str, Any]] = ()
     stages: Sequence[Mapping[str, Any]] = ()
     origins: tuple[str, ...] = ()
@@ -79,7 +87,7 @@ def write_report(path: Path | str, story: Story) -> Path:
 def render(story: Story) -> str:
     """Return the report as HTML; the same story gives the same text."""
     said = advice.warned(story)
-    mark = "SIMULATED" if said["simulated"] else ""
+    mark = marked(story)
     arms = list(story.arms)
     return (
         _environment()
@@ -97,11 +105,19 @@ def render(story: Story) -> str:
             asked=words.asked(story.recipe, story.sets.get("train") or {}, arms),
             verdict=words.verdict(story),
             gallery=_gallery(story),
+            copies=_copies(story),
             wrong=_wrong(story),
             facts=list(_facts(story.run)),
             recipe_text=to_toml(story.recipe),
         )
     )
+
+
+def marked(story: Story) -> str:
+    """Return the mark that stands on every figure: simulated, and learnt from that simulator."""
+    if not advice.is_simulated(story.recipe, story.origins):
+        return ""
+    return f"SIMULATED, {NEAR_ORACLE}" if near_oracle(story) else "SIMULATED"
 
 
 def _environment() -> Environment:
@@ -162,6 +178,16 @@ def _gallery(story: Story) -> dict[str, dict[str, list[str]]]:
         }
         for name, each in story.gallery.items()
     }
+
+
+def _copies(story: Story, most: int = 8) -> dict[str, list[dict[str, Any]]]:
+    """Encode the pairs of drawn and training image most like copies, a list a class."""
+    greys = figures.grey_range([np.stack([e["drawn"], e["train"]]) for e in story.copies])
+    found: dict[str, list[dict[str, Any]]] = {}
+    for each in story.copies:
+        pictures = {kind: figures.png(each[kind], greys) for kind in ("drawn", "train")}
+        found.setdefault(each["class"], []).append({**each, **pictures})
+    return {name: pairs[:most] for name, pairs in found.items()}
 
 
 def _wrong(story: Story, most: int = 24) -> list[dict[str, Any]]:

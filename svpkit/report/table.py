@@ -3,8 +3,7 @@
 from rich.markup import escape
 from rich.table import Table
 
-from svpkit.report.advice import is_simulated
-from svpkit.report.html import METRICS, Story
+from svpkit.report.html import METRICS, Story, marked
 from svpkit.report.numbers import bounds, interval, plain, signed
 from svpkit.report.words import verdict
 
@@ -17,7 +16,8 @@ def summary_table(story: Story) -> Table:
 
     The last column is the recipe's own arm minus that baseline in macro AUPRC, paired.
     """
-    tag = " (SIMULATED particles)" if is_simulated(story.recipe, story.origins) else ""
+    mark = marked(story)
+    tag = f" ({mark} particles)" if mark == "SIMULATED" else f" ({mark})" if mark else ""
     name = escape(str(story.recipe.get("name", "run")))
     found = escape(verdict(story).headline)
     table = Table(title=f"{name}, test set{tag}", caption=f"{found}\n{ONE_SEED}")
