@@ -34,9 +34,12 @@ def main() -> None:
 
 
 def table(name: str) -> str:
-    """Return one table: of a CSV as it stands, or arms or fidelity of a run's results."""
+    """Return one table: of a CSV as it stands or over its seeds, or of a run's results."""
     kind, _, file = name.rpartition(":")
     path = RESULTS / file
+    if kind in SEEDS:
+        with path.open(newline="") as lines:
+            return over_seeds(list(csv.DictReader(lines)), *SEEDS[kind])
     if kind:
         return {"arms": arms, "fidelity": fidelity, "seconds": seconds}[kind](
             json.loads(path.read_text())
@@ -44,6 +47,44 @@ def table(name: str) -> str:
     with path.open() as lines:
         head, *rows = csv.reader(lines)
     return markdown(head, rows)
+
+
+# What makes rows of a CSV one row of its table, and which figures are shown over their seeds.
+SEEDS = {
+    "quality": (
+        ("generator", "pretrain", "n", "minutes"),
+        ("images", "cpu_s", "kid_gap", "background_shift_sd", "copy_rate"),
+    ),
+    "drawing": (
+        ("drawn",),
+        ("macro_auprc", "minus_oversample", "oil_kid_gap", "air_kid_gap", "oil_coverage")
+        + ("oil_c2st", "oil_copy_rate", "reject_rate"),
+    ),
+}
+
+
+def over_seeds(rows: list[dict], keys: tuple[str, ...], figures: tuple[str, ...]) -> str:
+    """Return means over seeds with the lowest and highest; failed runs are counted."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[k] for k in keys), []).append(row)
+    lines = []
+    for key, found in groups.items():
+        good = [row for row in found if not row["error"]]
+        failed = f"{len(good)}" + (f" ({len(found) - len(good)} failed)" if good != found else "")
+        lines.append([*key, failed, *(spread([row[f] for row in good]) for f in figures)])
+    return markdown([*keys, "seeds", *figures], lines)
+
+
+def spread(values: list[str]) -> str:
+    """Return the mean, and from where to where the seeds went."""
+    known = [float(v) for v in values if v not in ("", "None")]
+    if not known:
+        return "-"
+    mean, low, high = sum(known) / len(known), min(known), max(known)
+    if abs(mean) >= 100:
+        return f"{mean:,.0f}"
+    return f"{mean:.3f}" + (f" ({low:.3f} to {high:.3f})" if len(known) > 1 else "")
 
 
 def arms(results: dict) -> str:

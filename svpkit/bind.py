@@ -54,6 +54,11 @@ class Arm:
         return tuple(_ungated(s) for s in self.strategies if _verbs(s()) - {"adjust"})
 
     @property
+    def scoring(self) -> tuple[Use, ...]:
+        """All strategies, as what is scored depends on them."""
+        return tuple(_ungated(s) for s in self.strategies)
+
+    @property
     def gates(self) -> dict[str, float]:
         """What drawn particles must measure up to before they are used: {measure: limit}."""
         return {k: v for s in self.strategies for k, v in getattr(s(), "gates", {}).items()}
@@ -182,20 +187,23 @@ def _pretraining(recipe: Recipe, registry: Registry) -> Use | None:
     assert recipe.generator
     instrument, kinds = asked.on.removeprefix(SIMULATED), registry.names("particle_type")
     drawn = [name for name in recipe.generator.classes if name in kinds] or kinds
-    given = {"instrument": instrument, "pixels": recipe.data.size, "seed": recipe.seed}
-    given |= dict.fromkeys(drawn, PARTICLES) | asked.options
-    for reader, options in _readers(recipe):
+    for name in ("instrument", "seed"):
+        if name in asked.options:
+            said = "`on` names it" if name == "instrument" else "the host sees to it"
+            raise SvpkitError(f"generator.pretrain.options.{name}: not to be given, {said}")
+    for reader, options in ((r.reader, r.options) for r in (recipe.data, recipe.data.test)):
         if reader == "simulated" and options.get("instrument", "mfi-like") == instrument:
             raise SvpkitError(
                 f"generator.pretrain.on: '{instrument}' makes the data of this recipe too: that is "
                 "the oracle, not pre-training; name another profile"
             )
+    if not any(asked.options.get(name, 1) for name in drawn):
+        raise SvpkitError("generator.pretrain.options: no particles are asked for")
+    # particle i of a seed is the same body under every profile: a seed that no data have
+    seed = int.from_bytes(hashlib.sha256(f"pretrain {recipe.seed}".encode()).digest()[:6])
+    given = {"instrument": instrument, "pixels": recipe.data.size, "seed": seed}
+    given |= dict.fromkeys(drawn, PARTICLES) | asked.options
     return registry.use("reader", "simulated", given, "generator.pretrain.on")
-
-
-def _readers(recipe: Recipe) -> list[tuple[str | None, Mapping[str, Any]]]:
-    data, test = recipe.data, recipe.data.test
-    return [(data.reader, data.options), (test.reader, test.options)]
 
 
 def _arms(recipe: Recipe, registry: Registry) -> tuple[Arm, ...]:

@@ -25,6 +25,7 @@ def check_models(experiment: Experiment) -> None:
         experiment.classifier(ImageSpec(*shape, ("a", "b", "c")))
         if recipe.generator and any(arm.drawing for arm in experiment.arms):
             _check_generator(experiment, recipe.generator, shape)
+            _check_weights(experiment)
     except SvpkitError as error:
         raise SvpkitError(f"{experiment.where}: {error}") from None
 
@@ -36,10 +37,22 @@ def _check_generator(experiment: Experiment, asked: Generator, shape: tuple[int,
     classes = asked.classes[:1] if asked.per_class else asked.classes
     spec = ImageSpec(*shape, classes)
     check_sample_options(experiment.generator, spec, asked.sample, "generator.sample")
+    if asked.train.looks:
+        looks = "generator.train.looks: 0 is wanted, as looks draw with the sampler's defaults"
+        check_sample_options(experiment.generator, spec, {}, looks)
     if asked.pretrain and not hasattr(experiment.generator(spec), "parameters"):
         raise SvpkitError(
             f"generator.pretrain: '{asked.plugin}' has no weights to train beforehand"
         )
+
+
+def _check_weights(experiment: Experiment) -> None:
+    if experiment.weights:
+        from svpkit.generate.backbone import check_backbone
+
+        model = experiment.recipe.fidelity.model
+        assert model
+        check_backbone(model, experiment.weights.path)
 
 
 def checking(experiment: Experiment, get: Get) -> Get:
@@ -67,9 +80,10 @@ def check_classes(experiment: Experiment, classes: Sequence[str]) -> None:
         named["generator.pretrain.on"] = (on,) if isinstance(on, str) else on
     named["evaluate.prevalence"] = tuple(recipe.evaluate.prevalence or ())
     for key, names in named.items():
+        more = ("train", "simulated:PROFILE") if key == "generator.pretrain.on" else ()
         for name in names:
             if name not in classes:
-                raise unknown(key, name, classes)
+                raise unknown(key, name, [*more, *classes])
     for arm in experiment.arms:
         rule = arm.drawing.options.get("to") if arm.drawing else None
         for name in rule if isinstance(rule, Mapping) else ():

@@ -128,8 +128,9 @@ class _Training:
         self.model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         parts = _parts(self.model)
         optimizers = [_optimizer(plan, parameters) for parameters in parts.values()]
-        self.averaged = Ema(self.model, plan.ema) if plan.ema else None
         self.wrapped, *prepared = self.accelerator.prepare(self.model, *optimizers)
+        # only now: several processes give the weights new memory, which the average must follow
+        self.averaged = Ema(self.model, plan.ema) if plan.ema else None
         self.optimizers = dict(zip(parts, prepared, strict=True))
         self.parameters = parts
         self.best: dict[str, Tensor] | None = None

@@ -56,7 +56,10 @@ class Hooks:
         It returns an `nn.Module` with `forward(images, labels, seeds, *, part="main") -> loss ()`
         and `sample(labels, seeds, *, ...) -> images (B, C, H, W) in [-1, 1]`; a model that needs
         several optimizers has `parts() -> {name: parameters}`, one that looks at its images once
-        before it is trained `prepare(particles)`. Or an object with
+        before it is trained `prepare(particles)`. It may have `check_sample(sample, where)`, which
+        raises SvpkitError for options that do not fit the model, `fold()`, called once before
+        drawing for whatever makes that faster and changes nothing, and `export(folder)`, which
+        writes it as its own library opens it. Or an object with
         `fit(particles, seed)`, `sample`, `state() -> {name: array}` and `load_state(arrays)`.
         """
 
@@ -76,7 +79,9 @@ class Hooks:
         It returns an object with any of `draws(counts) -> {class: n}` (how many to draw),
         `particles(train, context) -> train`, `sampler(labels) -> weights (N,)`,
         `augment(images, labels, seeds) -> (images, labels)`, `loss(counts) -> callable(logits,
-        labels)` and `adjust(logits, priors) -> logits`.
+        labels)` and `adjust(logits, priors) -> logits`. One that draws may have `gates`, {measure
+        of fidelity: limit}: a drawn set that fails one stops the run. They come from its option
+        of that name, which is no part of any key.
         """
 
 

@@ -26,8 +26,8 @@ FILES = ("fidelity.json", "copies.json")
 class Asked:
     """What is compared: folders or files of particles, or folders of particle sets.
 
-    `reader` and `options` are for `real`; `train` is what the generator learned from, by default
-    the half of `real` that the extractor learns from. `size` in pixels.
+    `reader` and `options` are for `real`; `train` is what the generator learned from: without it
+    nothing is said of copies. `size` in pixels.
     """
 
     real: Path
@@ -44,27 +44,28 @@ def likeness(asked: Asked, registry: "Registry", store: Path, out: Path) -> dict
     """Judge the drawn particles against real ones, class by class, and return what was found.
 
     Half of the real particles, by group, trains the extractor; the other half judges. Writes
-    fidelity.json (see `svpkit.generate.fidelity`), copies.json and copies.png, a sheet of the pairs
-    most like copies, into `out`; what the store holds already is not made again. Raises SvpkitError
-    for sets of other shapes, a drawn class that is not among the real ones, and training particles
-    among those that judge.
+    fidelity.json (see `svpkit.generate.fidelity`), copies.json and, where what the generator
+    learned from is given, copies.png, a sheet of the pairs most like copies, into `out`; what the
+    store holds already is not made again. Raises SvpkitError for sets of other shapes, a drawn
+    class that is not among the real ones, and training particles among those that judge.
     """
     from svpkit.generate.extractor import extractor
     from svpkit.generate.fidelity import fidelity
     from svpkit.particles.split import split
 
     kept, shape = Store(store), _shape(asked)
-    real = _read(asked.real, asked, registry, kept, shape)
-    drawn = _labelled(_read(asked.drawn, asked, registry, kept, shape), kept)
+    sides = (_read(each, asked, registry, kept, shape) for each in (asked.real, asked.drawn))
+    real, drawn = _named(*sides, kept)
     _check_classes(asked, ParticleSet.open(real.path), ParticleSet.open(drawn.path))
     rules = {"seed": asked.seed, "group": "group", "train": None, "val": 0.5, "test": None}
     halves, sets = kept.get(split, rules, real), [drawn]
     if asked.train:
-        sets = [_read(asked.train, asked, registry, kept, shape), drawn]
+        train = _labelled(_read(asked.train, asked, registry, kept, shape), kept)
+        sets = [_named(train, drawn, kept)[0], drawn]
         _check_unseen(asked, halves, sets[0])
     seed = {"seed": asked.seed}
     seeing = kept.get(extractor, seed, halves)
-    params = seed | ({"trained_on": True} if asked.train else {})
+    params = seed | {"trained_on": True if asked.train else None}
     judged = kept.get(fidelity, params, seeing, halves, *sets)
     _write(out, judged.path)
     return json.loads((out / "fidelity.json").read_text())
@@ -78,10 +79,11 @@ def adopt(out: Path, params: Mapping[str, Any]) -> None:
 
 @stage(revision=1)
 def labelled(out: Path, params: Mapping[str, Any], drawn: Path) -> None:
-    """Give drawn particles without a label the one that their lineage names."""
+    """Give particles without a label the one that their lineage names, else `params["name"]`."""
     particles = ParticleSet.open(drawn)
     labels = particles.table["label"].astype(str)
-    named = [x or _drawn_as(y) for x, y in zip(labels, particles.table["lineage"], strict=True)]
+    lineage = particles.table["lineage"]
+    named = [x or _drawn_as(y) or params["name"] for x, y in zip(labels, lineage, strict=True)]
     particles.table["label"] = named
     # a label that nothing names stays the empty one, which is no class
     particles.with_classes(sorted(set(named) - {""})).save(out)
@@ -143,11 +145,26 @@ def _said(shape: tuple[int, ...]) -> str:
     return f"{shape[1]} x {shape[1]} pixels in {shape[0]} channel{'s' if shape[0] > 1 else ''}"
 
 
-def _labelled(drawn: Artifact, store: Store) -> Artifact:
-    table = ParticleSet.open(drawn.path).table
+def _labelled(found: Artifact, store: Store, name: str = "") -> Artifact:
+    table = ParticleSet.open(found.path).table
     bare = table["label"].astype(str) == ""
     told = table["lineage"].astype(str) != ""
-    return store.get(labelled, {}, drawn) if any(bare & told) else drawn
+    return store.get(labelled, {"name": name}, found) if any(bare & (told | bool(name))) else found
+
+
+def _named(real: Artifact, drawn: Artifact, store: Store) -> tuple[Artifact, Artifact]:
+    # pictures that nobody put in class folders are of one class, the other side's if it has one
+    real, drawn = _labelled(real, store), _labelled(drawn, store)
+    if not _classes(real):
+        other = _classes(drawn)
+        real = _labelled(real, store, other[0] if len(other) == 1 else "particle")
+    if not _classes(drawn) and len(_classes(real)) == 1:
+        drawn = _labelled(drawn, store, _classes(real)[0])
+    return real, drawn
+
+
+def _classes(found: Artifact) -> list[str]:
+    return [name for name, n in ParticleSet.open(found.path).counts.items() if n]
 
 
 def _drawn_as(lineage: str) -> str:
@@ -191,6 +208,9 @@ def _write(out: Path, judged: Path) -> None:
     for name in FILES:
         shutil.copyfile(judged / name, out / name)
     rows = json.loads((judged / "copies.json").read_text())
+    if not rows:
+        (out / "copies.png").unlink(missing_ok=True)
+        return
     pictures = np.load(judged / "copies.npy", allow_pickle=False)
     captions = [
         f"{row[side]}\n{text}"
@@ -209,15 +229,25 @@ def _lines(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         for m in ("precision", "recall", "density", "coverage"):
             lines.append((m, _cell(row[m]), _cell(row[f"{m}_floor"])))
         lines.append(("told apart (AUROC)", _cell(row["c2st"]), _cell(row["c2st_floor"])))
-    lines.append(("copies", _cell(row["copy_interval"]), _cell(row["copy_rate_floor"])))
-    lines.append(("nearer to a training image", _cell(row["nearer_to_train"]), "0.5"))
+    lines += _copy_lines(row)
     lines.append(("background shift, sd", _cell(row["background_shift"]), "0"))
     for name, each in row.get("physical", {}).items():
         unit = "" if each["unit"] == "1" else f", {each['unit']}"
-        away = each["wasserstein_sd"]
-        far = f" ({away:.2g} sd away, p {each['p']:.2g})" if away is not None else ""
-        lines.append((f"median {name}{unit}", f"{each['drawn']:.3g}{far}", _cell(each["real"])))
+        lines.append((f"median {name}{unit}", f"{each['drawn']:.3g}", f"{each['real']:.3g}"))
+        apart, floor = each["wasserstein"]["value"], _cell(each["wasserstein_floor"])
+        lines.append((f"{name}, distance{unit}", f"{apart:.3g} (p {each['p']:.2g})", floor))
     return lines
+
+
+def _copy_lines(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    if row["copy_rate"] is None:
+        return [(name, "not known: give --train", "-") for name in ("copies", "memorised")]
+    copies, recall = _cell(row["copy_interval"]), row["copy_recall"]
+    return [
+        ("copies, at least", copies, _cell(row["copy_rate_floor"])),
+        ("planted copies found", _cell(recall), "-"),
+        ("memorised", _cell(row["memorised"]), "0"),
+    ]
 
 
 def _cell(found: Any) -> str:

@@ -99,8 +99,12 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         return adapter.validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
-        hint = nearest(value, _literals(kind)) if isinstance(value, str) else ""
-        raise SvpkitError(f"{where}: given {value!r}: {first['msg'].lower()}{hint}") from None
+        # a table tells which of its keys is wrong
+        at = "".join(f".{part}" for part in first["loc"] if part != "[key]")
+        wrong = first["input"] if isinstance(value, Mapping) else value
+        hint = nearest(wrong, _literals(kind)) if isinstance(wrong, str) else ""
+        at = at if isinstance(value, Mapping) else ""
+        raise SvpkitError(f"{where}{at}: given {wrong!r}: {first['msg'].lower()}{hint}") from None
 
 
 def _plain(kind: Any) -> set[Any]:

@@ -59,7 +59,7 @@ def walk(experiment: Experiment, get: Get) -> Walked:
         )
         params = {
             "classifier": experiment.classifier,
-            "strategies": arm.strategies,
+            "strategies": arm.scoring,
             "prevalence": _prevalence(experiment, arm.strategies),
         }
         scores[arm.name] = get(score, params, trained[arm.name], split, label=f"score: {arm.name}")

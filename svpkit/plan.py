@@ -65,7 +65,7 @@ def plan_table(experiment: Experiment, root: Path) -> "Table":
         table.add_row(planned.artifact.label, state, shown, _span(seconds) if seconds else "")
     table.caption = (
         f"about {_span(total)} on this machine ({rates.device}), by a short probe; "
-        "fidelity and report not counted"
+        "looks, fidelity and report not counted"
     )
     if total > 6 * 3600:
         table.caption += "; recipes/quickstart.toml shows the same walk in minutes"

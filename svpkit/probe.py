@@ -49,18 +49,18 @@ def scoring_rate(model: Any, spec: ImageSpec, seconds: float, batch: int = 128) 
 def drawing_rate(model: Any, sample: Mapping[str, Any], seconds: float, batch: int = 8) -> float:
     """Return images drawn a second, in small batches: a large one is a little quicker.
 
-    Where `sample` counts network calls in `steps`, two are timed and the rest reckoned.
+    Where `sample` counts network calls in `steps`, one is timed and the rest reckoned.
     """
     device = devices.device()
-    if isinstance(model, nn.Module):
-        model = model.to(device).eval()
+    if not isinstance(model, nn.Module):
+        return float("inf")
+    model = model.to(device).eval()
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
     seeds = draws.seeds(0, "probe", index=range(batch)).to(device)
     counted = inspect.signature(model.sample).parameters.get("steps")
-    steps = sample.get("steps", counted.default) if counted else 2
-    few = {**sample, "steps": 2} if counted else dict(sample)
-    once = _times(lambda: model.sample(labels, seeds, **few), seconds)
-    return batch * once * 2 / steps
+    steps = sample.get("steps", counted.default) if counted else 1
+    one = {**sample, "steps": 1} if counted else dict(sample)
+    return batch * _times(lambda: model.sample(labels, seeds, **one), seconds) / steps
 
 
 def _times(work: Any, seconds: float) -> float:

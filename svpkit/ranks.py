@@ -42,6 +42,7 @@ def agree(value: Any) -> Any:
         return value
     from accelerate.utils import broadcast_object_list
 
+    state()
     return broadcast_object_list([value])[0]
 
 

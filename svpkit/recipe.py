@@ -126,7 +126,7 @@ class GeneratorTrain(Train):
 class Pretrain(_Frozen):
     """What a generator learns from before its own few images; one artifact, shared by recipes."""
 
-    on: str | tuple[str, ...]
+    on: Annotated[str, Field(min_length=1)] | Annotated[tuple[str, ...], Field(min_length=1)]
     """`train` (every real training image), classes by name, or `simulated:PROFILE`"""
     images: int = Field(default=200_000, ge=1)
     """images seen; the rest of the plan is that of `generator.train`"""

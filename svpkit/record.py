@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from svpkit import __version__
+from svpkit import __version__, ranks
 from svpkit.bind import Experiment
 from svpkit.doctor import PACKAGES, version
 from svpkit.evaluate.evidence import classes_of, probabilities, read_predictions
@@ -60,6 +60,7 @@ def run_record(experiment: Experiment, walked: Walked, store: Store) -> dict[str
         },
         "versions": {"python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
         "device": devices.describe(),
+        "processes": ranks.size(),
         "commit": commit(),
         "data": {name: s["digest"] for name, s in split.record["sets"].items()},
         "artifacts": {
@@ -123,7 +124,7 @@ def tell(experiment: Experiment, walked: Walked, store: Store, run: dict[str, An
                 "history": json.loads((a.path / "history.json").read_text()),
                 "selection": read_selection(walked, name),
                 "seconds": store.seconds[a.name],
-                "images": experiment.recipe.generator.train.images,  # type: ignore[union-attr]
+                "images": _seen(a),
             }
             for name, a in walked.generators.items()
         },
@@ -143,6 +144,12 @@ def tell(experiment: Experiment, walked: Walked, store: Store, run: dict[str, An
         ],
         origins=tuple(split.record["origins"]),
     )
+
+
+def _seen(generator: Artifact) -> int | None:
+    # fewer than asked where the training stopped early; none where nothing is trained
+    rows = json.loads((generator.path / "history.json").read_text())
+    return rows[-1]["images"] if rows else None
 
 
 def labelled(artifacts: Sequence[Artifact]) -> dict[str, Artifact]:

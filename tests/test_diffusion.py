@@ -136,7 +136,7 @@ def test_min_snr_weights(prediction):
 
 
 def test_min_snr_of_any_size_is_no_weight_for_noise():
-    plain, weighted = (model(ONE, min_snr=g) for g in (0, 1e12))
+    plain, weighted = (model(ONE, min_snr=g, loss="l2") for g in (0, 1e12))
     assert asked(plain)[-1] == pytest.approx(asked(weighted)[-1], rel=1e-6)
 
 
@@ -193,8 +193,15 @@ def test_label_dropout_needs_several_classes():
 @pytest.mark.parametrize(
     ("spec", "options", "said"),
     [
-        (ONE, {"zero_terminal": True}, "generator.options.zero_terminal: .* 'v', 'image' or 'edm'"),
+        (ONE, {"zero_terminal": True}, "generator.options.zero_terminal: .* 'v' or 'image'"),
         (ONE, {"min_snr": 5.0, "prediction": "edm"}, "generator.options.min_snr: given 5.0"),
+        (ONE, {"min_snr": 5.0, "loss": "l1"}, "generator.options.loss: given 'l1', min_snr"),
+        (
+            ONE,
+            {"min_snr": 5.0, "zero_terminal": True, "prediction": "v"},
+            "generator.options.min_snr: given 5.0, which leaves",
+        ),
+        (ONE, {"zero_terminal": True, "prediction": "edm"}, "zero_terminal: .* 'v' or 'image'"),
     ],
 )
 def test_options_that_do_not_go_together(spec, options, said):
@@ -230,16 +237,17 @@ def test_pure_noise_is_a_start_for_every_sampler(sampler, grid, schedule):
         assert bool(torch.isfinite(out).all())
 
 
-@pytest.mark.parametrize("options", [{"prediction": "image"}, {"prediction": "edm"}])
-def test_pure_noise_with_other_predictions(options):
-    net = model(zero_terminal=True, **options)
+def test_pure_noise_with_another_prediction():
+    net = model(zero_terminal=True, prediction="image")
     assert bool(torch.isfinite(net(*batch(64))))
     assert bool(torch.isfinite(net.sample(*batch(2)[1:], steps=5)).all())
 
 
-def test_pure_noise_trains_with_min_snr():
-    net = model(zero_terminal=True, prediction="v", min_snr=5.0, timesteps=4)
-    assert bool(torch.isfinite(net(*batch(64))))
+@pytest.mark.parametrize("schedule", sorted(schedules.SCHEDULES))
+def test_edm_is_not_asked_beyond_the_levels_that_it_trains_on(schedule):
+    net = model(prediction="edm", schedule=schedule)
+    assert float(net.lam.min()) >= -np.log(160) - 1e-4
+    assert float(model(prediction="v", schedule="cosine").lam.min()) < -np.log(160)
 
 
 def test_the_grid_is_the_samplers_own_or_the_one_asked_for():

@@ -48,7 +48,12 @@ def test_two_folders_are_compared(place, call, tmp_path):
     assert found["disc"]["n_drawn"] == 40 and found["disc"]["n_real"] == 30
     for text in ("disc: close", "KID above", "coverage", "told apart", "copies", "median ecd"):
         assert text in said
-    assert (tmp_path / "out" / "copies.png").stat().st_size > 1000
+    # half of the real images says nothing of the ones that the generator learned from
+    for name in ("copy_rate", "copy_interval", "copy_rate_floor", "copy_recall", "memorised"):
+        assert found["disc"][name] is None
+    assert said.count("not known: give --train") == 2 and "copies.png" not in said
+    assert json.loads((tmp_path / "out" / "copies.json").read_text()) == []
+    assert not (tmp_path / "out" / "copies.png").exists()
     made = sorted(path.name for path in (place / "store").glob("*-*"))
     again = call(place / "real", place / "drawn", "--size", "16")
     assert again == (said, found)
@@ -64,6 +69,8 @@ def test_a_set_and_what_was_learned_from_are_taken(place, call, tmp_path):
     said, found = call(place / "real", tmp_path / "set", "--train", str(tmp_path / "learned"))
     assert found["disc"]["copy_rate"] == 1 and found["disc"]["copy_interval"]["low"] > 0.85
     assert "pass for copies of training images" in " ".join(said.split())
+    assert found["disc"]["memorised"]["low"] > 0.7 and "planted copies found" in said
+    assert (tmp_path / "out" / "copies.png").stat().st_size > 1000
     rows = json.loads((tmp_path / "out" / "copies.json").read_text())
     assert rows[0]["train"].endswith(".png") and rows[0]["drawn"].startswith("particle-")
 
@@ -102,11 +109,21 @@ def test_a_class_of_few_images_has_a_table_too():
         "n_real": 4,
         "verdict": "cannot tell",
         "words": "Too few images to compare.",
-        "copy_interval": None,
-        "copy_rate_floor": None,
-        "nearer_to_train": None,
+        "copy_rate": None,
         "background_shift": {"value": 0.0, "low": -1.0, "high": 1.0},
     }
     (table,) = tables({"disc": row})
     assert table.row_count == 4 and "cannot tell" in str(table.title)
     assert Asked(real=None, drawn=None).seed == 0
+
+
+def test_pictures_in_flat_folders_are_of_one_class(place, call, tmp_path):
+    for side in ("real", "drawn"):
+        (tmp_path / side).mkdir()
+        for path in (place / side / "disc").glob("*.png"):
+            (tmp_path / side / path.name).write_bytes(path.read_bytes())
+    _, found = call(tmp_path / "real", tmp_path / "drawn", "--size", "16")
+    assert list(found) == ["particle"] and found["particle"]["n_drawn"] == 40
+    # the other side names them, if it has one name
+    _, found = call(tmp_path / "real", place / "drawn", "--size", "16")
+    assert list(found) == ["disc"]

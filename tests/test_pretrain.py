@@ -27,7 +27,7 @@ ALL = (
     "generator.train.patience=2",
     "generator.pretrain={on='train', images=640}",
     "generator.select={by='density', keep=0.5}",
-    "balance.synthetic.gates={copy_rate=1.0}",
+    "balance.synthetic.gates={background_shift_sd=99}",
 )
 
 
@@ -63,7 +63,7 @@ def test_the_curve_of_kid_is_kept_and_shown(everything, place):
     page = (everything.folder / "report.html").read_text()
     assert "KID to held-out real images" in page
     assert "The generator was pre-trained on all real training images." in page
-    assert "Of 60 ring drawn, 50\u00a0% were set aside by density." in page
+    assert "Of 60 ring drawn, 50\u00a0% were set aside by density," in page
 
 
 def test_what_was_set_aside_stays_in_the_results(everything, place):
@@ -81,7 +81,11 @@ def test_what_was_set_aside_stays_in_the_results(everything, place):
 
 
 def test_a_gate_that_fails_stops_the_run_and_keeps_what_is_drawn(everything, place):
-    overrides = [*ALL, "name='gated'", "balance.synthetic.gates={coverage=1.1, copy_rate=1.0}"]
+    overrides = [
+        *ALL,
+        "name='gated'",
+        "balance.synthetic.gates={coverage=1.1, background_shift_sd=99}",
+    ]
     before = {p.name for p in (place / "store-pretrain").glob("*-*")}
     said = r"toy.toml: balance.synthetic.gates: .*ring: coverage is 0\S*, at least 1.1 is wanted"
     with pytest.raises(SvpkitError, match=said):
@@ -97,7 +101,13 @@ def test_a_gate_that_fails_stops_the_run_and_keeps_what_is_drawn(everything, pla
 
 
 def test_gates_fail_closed():
-    row = {"copy_rate": 0.02, "coverage": {"value": 0.4}, "background_shift_sd": -0.3, "c2st": None}
+    row = {
+        "copy_rate": 0.02,
+        "copy_recall": 0.8,
+        "coverage": {"value": 0.4},
+        "background_shift_sd": -0.3,
+        "c2st": None,
+    }
     assert failures("oil", row, {"copy_rate": 0.02, "coverage": 0.4}) == []
     assert failures("oil", row, {"copy_rate": 0.01}) == [
         "oil: copy_rate is 0.02, at most 0.01 is allowed"
@@ -105,6 +115,11 @@ def test_gates_fail_closed():
     assert failures("oil", row, {"background_shift_sd": 0.25})[0].startswith("oil: background")
     assert failures("oil", row, {"coverage": 0.5})[0].endswith("at least 0.5 is wanted")
     assert "could not be measured" in failures("oil", row, {"c2st": 0.6})[0]
+    # a test that misses copies says nothing of their rate
+    for recall in (None, 0.79):
+        (said,) = failures("oil", row | {"copy_recall": recall}, {"copy_rate": 0.5})
+        assert said.startswith("oil: copy_rate could not be measured, 0.5 is the limit (")
+    assert failures("oil", row | {"memorised": {"value": 0.3}}, {"memorised": 0.2})
 
 
 def built(classes, **options):

@@ -19,16 +19,24 @@ def test_alone_a_process_is_main_and_has_all_the_work():
     assert ranks.agree({"a": 1}) == {"a": 1} and ranks.mine([1, 2, 3]) == [1, 2, 3]
 
 
+ASKED = (
+    *("-o", "classifier.options.norm='group'"),
+    *("-o", "generator.pretrain={on='train', images=320}"),
+    *("-o", "generator.select={by='density', keep=0.5}"),
+    *("-o", "balance.synthetic.gates={copy_rate=1.0}"),
+    *("-o", "generator.train.looks=2", "-o", "generator.train.patience=2"),
+)
+
+
 def launch(folder, processes):
     """Run the toy recipe, with group norm, in a store of its own."""
     command = [sys.executable, "-m", "svpkit"]
     if processes > 1:
-        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
-        launcher += ["--num_processes", str(processes), "--num_machines", "1"]
-        command = [*launcher, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "svpkit"]
+        launcher = [sys.executable, "-m", "torch.distributed.run"]
+        command = [*launcher, "--nproc_per_node", str(processes), "-m", "svpkit"]
     places = ["--store", f"store-{processes}", "--runs", f"runs-{processes}"]
     done = subprocess.run(
-        [*command, "run", "toy.toml", "-o", "classifier.options.norm='group'", *places],
+        [*command, "run", "toy.toml", *ASKED, *places],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -36,8 +44,9 @@ def launch(folder, processes):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    drawn = sorted((folder / f"store-{processes}").glob("synthetic-*"))
-    return folder / f"runs-{processes}" / "toy", [ParticleSet.open(d) for d in drawn]
+    store, run = folder / f"store-{processes}", folder / f"runs-{processes}" / "toy"
+    assert json.loads((run / "run.json").read_text())["processes"] == processes
+    return run, [ParticleSet.open(d) for d in sorted(store.glob("synthetic-*"))], store
 
 
 @pytest.mark.slow
@@ -45,7 +54,13 @@ def test_two_processes_end_where_one_does(tmp_path):
     write_folder(tmp_path / "data", {"disc": 140, "ring": 55, "bar": 55})
     write_folder(tmp_path / "test", {"disc": 60, "ring": 30, "bar": 30}, seed=1)
     (tmp_path / "toy.toml").write_text(RECIPE)
-    (one, drawn_one), (two, drawn_two) = (launch(tmp_path, n) for n in (1, 2))
+    (one, drawn_one, store_one), (two, drawn_two, store_two) = (launch(tmp_path, n) for n in (1, 2))
+    for a, b in zip(*(sorted(s.glob("generator-*")) for s in (store_one, store_two)), strict=True):
+        rows = [json.loads((p / "history.json").read_text()) for p in (a, b)]
+        kids = [[r["val"]["kid"] for r in each if "val" in r] for each in rows]
+        assert kids[0] == pytest.approx(kids[1], rel=0.02)
+        losses = [[r["loss"] for r in each if "loss" in r] for each in rows]
+        np.testing.assert_allclose(*losses, atol=1e-4)
     for a, b in zip(drawn_one, drawn_two, strict=True):
         apart = np.abs(a.images().astype(int) - b.images())
         assert (apart <= 1).mean() >= 0.999

@@ -24,7 +24,7 @@ from svpkit.plugins import Registry
 @click.option(
     "--train",
     type=click.Path(path_type=Path),
-    help="What the generator learned from [default: the half of REAL that does not judge].",
+    help="What the generator learned from; without it nothing is said of copies.",
 )
 @click.option(
     "--out",
@@ -51,7 +51,8 @@ def fidelity(
 ) -> None:
     """Compare DRAWN particles with REAL ones that their generator has not seen.
 
-    Each is anything a reader knows, or the folder of a particle set.
+    Each is anything a reader knows, or the folder of a particle set. Give --train to learn
+    whether the generator copied: only its own training images can say so.
     """
     from svpkit import api
     from svpkit.likeness import Asked, likeness, tables
@@ -68,4 +69,5 @@ def fidelity(
     )
     for table in tables(likeness(asked, registry, store_root, out)):
         api.console().print(table)
-    click.echo(f"figures: {out / 'fidelity.json'}, pairs most like copies: {out / 'copies.png'}")
+    pairs = f", pairs most like copies: {out / 'copies.png'}" if train else ""
+    click.echo(f"figures: {out / 'fidelity.json'}{pairs}")

@@ -1,8 +1,11 @@
 """`svpkit plugins`: which there are, where they come from, what they take."""
 
+from collections.abc import Mapping
+
 import click
 
-from svpkit.options import type_name
+from svpkit.errors import SvpkitError
+from svpkit.options import Option, options_of, type_name
 from svpkit.plugins import Plugin, Registry
 
 
@@ -58,15 +61,35 @@ def show(registry: Registry, name: str) -> None:
         if plugin.doc:
             click.echo(f"\n{plugin.doc}\n")
         click.echo("\n".join(_options(plugin)) or "no options")
+        if sample := _sample(plugin):
+            click.echo("\n".join(["\ngenerator.sample:", *sample]))
 
 
-def _options(plugin: Plugin) -> list[str]:
+def _sample(plugin: Plugin) -> list[str]:
+    # only a model that is built says what its `sample` takes
+    if plugin.kind != "generator":
+        return []
+    from svpkit.hookspecs import ImageSpec
+
+    try:
+        model = plugin.call(ImageSpec(1, 64, ("particle",)))
+    except (SvpkitError, TypeError):  # it has options that must be given
+        return []
+    return _lines(options_of(model.sample))
+
+
+def _lines(options: Mapping[str, Option]) -> list[str]:
     lines = []
-    for option in plugin.options.values():
+    for option in options.values():
         default = "required" if option.required else f"= {option.default!r}"
         lines.append(f"  {option.name}: {type_name(option.type)} {default}")
         if option.doc:
             lines.append(f"      {option.doc}")
+    return lines
+
+
+def _options(plugin: Plugin) -> list[str]:
+    lines = _lines(plugin.options)
     if plugin.takes_more:
         lines.append("  NAME: int\n      how many of a particle type (`svpkit plugins list`)")
     return lines

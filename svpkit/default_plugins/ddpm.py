@@ -36,7 +36,7 @@ def ddpm(
         Literal["linear", "cosine", "sigmoid"], "how noise grows: betas 1e-4 .. 0.02, or a curve"
     ] = "linear",
     zero_terminal: Annotated[
-        bool, "stretch the schedule to end in pure noise; not for prediction 'noise'"
+        bool, "stretch the schedule to end in pure noise; for prediction 'v' and 'image'"
     ] = False,
     prediction: Annotated[
         Literal["noise", "image", "v", "edm"],
@@ -44,7 +44,7 @@ def ddpm(
     ] = "noise",
     loss: Annotated[
         Literal["auto", "l1", "l2", "huber"],
-        "distance to the prediction's target; auto: l1, for edm l2",
+        "distance to the prediction's target; auto: l1, with edm or min_snr l2",
     ] = "auto",
     min_snr: Annotated[
         float, Ge(0), "gamma that limits the weight of nearly clean images, 5 is usual; 0: off"
@@ -63,8 +63,10 @@ def ddpm(
     from svpkit.generate import schedules
     from svpkit.generate.diffusion import Diffusion
 
-    _check(prediction, zero_terminal, min_snr)
+    _check(prediction, zero_terminal, min_snr, loss)
     table = schedules.SCHEDULES[schedule](timesteps)
+    if prediction == "edm":
+        table = table[table >= -schedules.EDM_RANGE]
     return Diffusion(
         _network(spec, architecture, width, mults, blocks, len(spec.classes) + (label_dropout > 0)),
         (spec.channels, spec.size, spec.size),
@@ -100,14 +102,28 @@ def _network(
     return (LeanUNet if lean else ReferenceUNet)(spec.channels, width, labels, mults, blocks)
 
 
-def _check(prediction: str, zero_terminal: bool, min_snr: float) -> None:
-    if zero_terminal and prediction == "noise":
+def _check(prediction: str, zero_terminal: bool, min_snr: float, loss: str) -> None:
+    where = "generator.options"
+    if zero_terminal and prediction in ("noise", "edm"):
+        why = {
+            "noise": "says nothing of the image in pure noise",
+            "edm": "hardly ever trains on pure noise",
+        }[prediction]
         raise SvpkitError(
-            "generator.options.zero_terminal: given true, but prediction 'noise' says nothing of "
-            "the image in pure noise; predict 'v', 'image' or 'edm'"
+            f"{where}.zero_terminal: given true, but prediction '{prediction}' {why}; predict 'v' "
+            "or 'image'"
         )
     if min_snr and prediction == "edm":
         raise SvpkitError(
-            f"generator.options.min_snr: given {min_snr}, prediction 'edm' has weights of its own; "
-            "0, or predict 'v'"
+            f"{where}.min_snr: given {min_snr}, prediction 'edm' has weights of its own; 0, or "
+            "predict 'v'"
+        )
+    if min_snr and zero_terminal:
+        raise SvpkitError(
+            f"{where}.min_snr: given {min_snr}, which leaves the pure noise of zero_terminal "
+            "untrained; 0, or zero_terminal = false"
+        )
+    if min_snr and loss not in ("auto", "l2"):
+        raise SvpkitError(
+            f"{where}.loss: given '{loss}', min_snr weighs squared errors: 'l2' (or 'auto')"
         )

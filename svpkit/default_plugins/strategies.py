@@ -12,7 +12,7 @@ Measure = Literal[
     "copy_rate",
     "kid_gap",
     "c2st",
-    "nearer_to_train",
+    "memorised",
     "background_shift_sd",
     "grey_shift_sd",
     "precision",
@@ -89,8 +89,9 @@ def synthetic(
     ] = "largest",
     at_most: Annotated[int | None, Ge(0), "the most particles drawn for a class"] = None,
     gates: Annotated[
-        dict[Measure, float] | None,
-        "limits of fidelity that stop the run, as in { copy_rate = 0.01, coverage = 0.5 }",
+        dict[Measure, Annotated[float, Ge(0), Le(1e6)]] | None,
+        "limits that stop the run; at most: copy_rate, kid_gap, c2st, memorised, "
+        "background_shift_sd, grey_shift_sd; at least: precision, recall, density, coverage",
     ] = None,
 ) -> Any:
     """Add particles that the generator draws to the real ones."""

@@ -46,17 +46,23 @@ class Backbone(nn.Module):
         return self.net((x - self.mean) / self.std)
 
 
+def check_backbone(name: str, weights: Path) -> "Backbone":
+    """Return timm's model with the weights of a .safetensors file, as `save_backbone` wants it."""
+    if not timm.is_model(name):
+        close = nearest(name, timm.list_models())
+        raise SvpkitError(f"fidelity.model: timm has no '{name}'{close}")
+    model = Backbone(name).eval()
+    model.net.load_state_dict(_fitting(_read(weights), model.net.state_dict(), name, weights))
+    return model
+
+
 def save_backbone(out: Path, name: str, weights: Path) -> None:
     """Write the extractor's files from a model's name and its .safetensors file.
 
     Every weight of the backbone must be there in its shape; heads are left out. Raises SvpkitError
     for an unknown model, and for a file that is missing, of another kind or of another model.
     """
-    if not timm.is_model(name):
-        close = nearest(name, timm.list_models())
-        raise SvpkitError(f"fidelity.model: timm has no '{name}'{close}")
-    model = Backbone(name).eval()
-    model.net.load_state_dict(_fitting(_read(weights), model.net.state_dict(), name, weights))
+    model = check_backbone(name, weights)
     path = out / "extractor.safetensors"
     checkpoint.save_tensors(path, model.net.state_dict())
     said = {"model": name, "features": int(model.net.num_features), "digest": file_digest(path)}

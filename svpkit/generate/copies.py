@@ -1,24 +1,22 @@
-"""Which drawn images are training images again, turned, mirrored or not."""
+"""Which drawn images are training images again, turned, moved and changed in light or not."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Tensor
 
 from svpkit import draws
-from svpkit.generate.diffusion import spaced, turned
-from svpkit.generate.extractor import smooth
+from svpkit.generate.diffusion import spaced, turn, turned
+from svpkit.generate.nearest import Near, nearest
+from svpkit.generate.references import shifted
 from svpkit.generate.resample import share, wilson
 from svpkit.particles.describe import background
-from svpkit.particles.particleset import batches
 
-RATIO = 1 / 3
-BLOCK = 512
 # Planted copies, and images whose noise is measured, at most.
 PLANTED = 512
+# By how much the contrast of planted copies changes, at most.
+CONTRAST = 0.15
 # The width in pixels of the border that noise is measured on.
 FRAME = 3
 # Pairs that are kept to look at.
@@ -28,35 +26,13 @@ FEWEST = 8
 BACK = (0, 3, 2, 1, 4, 5, 6, 7)
 
 
-@dataclass(frozen=True)
-class Near:
-    """The nearest and the next of some images, for each of n others: (n, 2) each.
-
-    `distance` in grey levels; `index` positions, -1 where there is no next; `turn` the symmetry of
-    the square (`diffusion.turned`) under which the image lies nearest.
-    """
-
-    distance: Tensor
-    index: Tensor
-    turn: Tensor
-
-    @property
-    def ratio(self) -> np.ndarray:
-        """Distance to the nearest over distance to the next: (n,); 0 / 0 counts as 1."""
-        near, after = self.distance.double().numpy().T
-        return np.divide(near, after, out=np.ones(len(near)), where=after > 0)
-
-    def copied(self) -> np.ndarray:
-        """Return which of the images pass for copies: bool (n,)."""
-        return (self.distance[:, 0] <= RATIO * self.distance[:, 1]).numpy()
-
-
 def copy_rate(drawn: np.ndarray, train: np.ndarray) -> float | None:
     """Return the share of drawn images that are copies: None below two training images.
 
     Images uint8 (N, C, H, W). A copy is at most a third as far from its nearest training image as
-    from the next one, as `nearest_two` measures it (Yoon et al. 2023). The test misses copies, most
-    of all of faint particles: `copy_recall` says how many, so that the rate is a lower bound.
+    from the next one, as `nearest` measures it (Yoon et al. 2023), or the same as any. The test
+    misses copies, most of all of faint particles: `copy_recall` says how many, so that the rate is
+    a lower bound.
     """
     if len(train) < 2 or not len(drawn):
         return None
@@ -70,27 +46,33 @@ def copy_interval(near: Near) -> dict[str, float]:
     return {"value": float(copied.mean()), "low": low, "high": high}
 
 
-def nearer_to_train(
-    drawn: np.ndarray, train: np.ndarray, val: np.ndarray, units: np.ndarray, seed: int
+def memorised(
+    drawn: np.ndarray,
+    train: np.ndarray,
+    val: np.ndarray,
+    units: tuple[np.ndarray, np.ndarray],
+    seed: int,
 ) -> dict[str, float] | None:
-    """Return the share of drawn images nearer to a training than to a held-out image.
+    """Return how much of the drawn images is memorised: 0 nothing, 1 all, with a 95 % interval.
 
-    0.5 is expected if nothing is memorised. As many training as held-out images, taken at random,
-    are looked at; images uint8 (., C, H, W). The 95 % interval draws again what owns the drawn
-    images: the real images nearest to them, held-out ones by unit, int64 (len(val),). None below
-    eight images a side.
+    Images uint8 (., C, S, S), n training and m held-out ones; `units`, int64 (n,) and (m,), which
+    of those belong together. Of images that know neither, a share e = n / (n + m) is nearer to a
+    training image; of these a share s: (s - e) / (1 - e), below 0 by chance. The interval draws
+    again what owns the drawn images, the units of the real ones nearest to them, and is the wider
+    the more n exceeds m. None below eight images a side.
     """
-    m = min(len(train), len(val))
-    if m < FEWEST or not len(drawn):
+    n, m = len(train), len(val)
+    if min(n, m) < FEWEST or not len(drawn):
         return None
-    rng = draws.rng(seed, "nearer to train")
-    some, held = (np.sort(rng.permutation(len(x))[:m]) for x in (train, val))
-    near = [nearest(drawn, x) for x in (train[some], val[held])]
-    ours, theirs = (x.distance[:, 0].double().numpy() for x in near)
-    closer = (ours < theirs) + 0.5 * (ours == theirs)
-    after = int(units.max()) + 1 + near[0].index[:, 0].numpy()
-    owner = np.where(ours < theirs, after, units[held][near[1].index[:, 0].numpy()])
-    return share(closer, np.ones(len(drawn)), owner, rng)
+    # all at once: the more images there are, the likelier is the nearest missed, on either side
+    near = nearest(drawn, np.concatenate([train, val]))
+    ours = near.index.numpy() < n
+    even = (near.distance[:, 0] == near.distance[:, 1]).numpy() & (ours[:, 0] != ours[:, 1])
+    closer = np.where(even, 0.5, ours[:, 0])
+    every = np.concatenate([units[0], units[1] + 1 + int(units[0].max())])
+    owner = every[near.index[:, 0].numpy()]
+    found = share(closer, np.ones(len(closer)), owner, draws.rng(seed, "memorised"))
+    return {key: 1 - (1 - value) * (n + m) / m for key, value in found.items()}
 
 
 def worst_pairs(
@@ -104,25 +86,33 @@ def worst_pairs(
     worst = np.argsort(near.ratio, kind="stable")[:most]
     rows, pictures = [], np.empty((len(worst), 2, *drawn.shape[1:]), np.uint8)
     for k, i in enumerate(worst):
-        j, turn = int(near.index[i, 0]), int(near.turn[i, 0])
+        j, way = int(near.index[i, 0]), int(near.turn[i, 0])
         pictures[k, 0] = drawn[i]
-        pictures[k, 1] = turned(torch.from_numpy(train[j]), BACK[turn]).numpy()
+        pictures[k, 1] = turned(torch.from_numpy(train[j]), BACK[way]).numpy()
         found = {"ratio": float(near.ratio[i]), "distance": float(near.distance[i, 0])}
-        rows.append({"drawn": int(i), "train": j, **found, "turn": turn})
+        rows.append({"drawn": int(i), "train": j, **found, "turn": way})
     return rows, pictures
 
 
 def copy_recall(train: np.ndarray, seed: int) -> float | None:
     """Return the share of planted copies that `copy_rate` finds: None below two training images.
 
-    At most 512 of the training images uint8 (N, C, H, W) are planted, each with as much fresh
-    white noise as the camera left in them (`pixel_noise`). A memorised particle that changed in
-    more than noise and lighting is found less often.
+    At most 512 of the training images uint8 (N, C, S, S) are planted: each turned or mirrored,
+    moved by up to a sixteenth of the side along both axes, its contrast changed by up to 15 %, and
+    with as much fresh white noise as the camera left in them (`pixel_noise`).
     """
-    planted = train[spaced(len(train), PLANTED)] if len(train) else train
-    noise = draws.rng(seed, "planted copies").standard_normal(planted.shape, dtype=np.float32)
-    noisy = np.clip(np.rint(planted + pixel_noise(planted) * noise), 0, 255).astype(np.uint8)
-    return copy_rate(noisy, train)
+    if len(train) < 2:
+        return None
+    some, rng = train[spaced(len(train), PLANTED)], draws.rng(seed, "planted copies")
+    most = round(some.shape[-1] / 16)
+    by = torch.from_numpy(rng.integers(-most, most + 1, (len(some), 2)))
+    which = torch.from_numpy(rng.integers(0, 8, len(some)))
+    moved = shifted(turn(torch.from_numpy(some), which), by).numpy()
+    level = background(moved)[:, :, None, None]
+    much = rng.uniform(1 - CONTRAST, 1 + CONTRAST, (len(some), 1, 1, 1))
+    noise = pixel_noise(some) * rng.standard_normal(some.shape, dtype=np.float32)
+    planted = level + much * (moved - level) + noise
+    return copy_rate(np.clip(np.rint(planted), 0, 255).astype(np.uint8), train)
 
 
 def pixel_noise(images: np.ndarray) -> float:
@@ -137,55 +127,6 @@ def pixel_noise(images: np.ndarray) -> float:
     levels = background(images)
     each = [_frame_noise(x, level) for x, level in zip(images, levels, strict=True)]
     return float(np.median(each))
-
-
-def nearest(drawn: np.ndarray, train: np.ndarray) -> Near:
-    """Return the nearest and next training image of each drawn one.
-
-    The distance is the least Euclidean one over the eight symmetries of the square, between images
-    blurred by one pixel, against noise, and without level and slope, as the background's differ
-    from picture to picture of one particle. No array holds more than 8 x 512 x 512 pairs.
-    """
-    found = [_nearest(drawn[at], train) for at in batches(len(drawn), BLOCK)]
-    return Near(*(torch.cat(each) for each in zip(*found, strict=True)))
-
-
-def nearest_two(drawn: np.ndarray, train: np.ndarray) -> Tensor:
-    """Return the distances (N, 2) to the nearest and next training image, in grey levels."""
-    return nearest(drawn, train).distance
-
-
-def comparable(images: np.ndarray) -> Tensor:
-    """Return images (N, C, H, W) in grey levels, blurred by a pixel and less their best plane."""
-    x = smooth(torch.from_numpy(images).float() - 127.5)
-    x = x - x.mean(dim=(2, 3), keepdim=True)
-    for dim in (2, 3):
-        slope = torch.linspace(-1, 1, x.shape[dim])
-        slope = slope[:, None] if dim == 2 else slope
-        much = (x * slope).mean(dim=(2, 3), keepdim=True) / slope.square().mean()
-        x = x - much * slope
-    return x
-
-
-def _nearest(some: np.ndarray, train: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    images = comparable(some)
-    views = [turned(images, g).flatten(1) for g in range(8)]
-    best = torch.full((len(images), 2), torch.inf)
-    index = torch.full((len(images), 2), -1)
-    turn = torch.zeros((len(images), 2), dtype=torch.int64)
-    for at in batches(len(train), BLOCK):
-        others = comparable(train[at]).flatten(1)
-        distance, way = torch.stack([_squared(v, others) for v in views]).min(dim=0)
-        here = torch.arange(at.start, at.stop).expand(len(images), -1)
-        best, keep = torch.cat([best, distance], dim=1).topk(2, dim=1, largest=False)
-        index = torch.cat([index, here], dim=1).gather(1, keep)
-        turn = torch.cat([turn, way], dim=1).gather(1, keep)
-    return best.sqrt(), index, turn
-
-
-def _squared(a: Tensor, b: Tensor) -> Tensor:
-    square = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1) - 2 * a @ b.T
-    return square.clamp(min=0)
 
 
 def _frame_noise(image: np.ndarray, level: np.ndarray) -> float:

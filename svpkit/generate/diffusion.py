@@ -56,7 +56,7 @@ class Diffusion(nn.Module):
         self.prediction, self.min_snr, self.augment = prediction, min_snr, augment
         self.label_dropout = label_dropout
         self.edm = prediction == "edm"
-        self.loss = LOSSES[("l2" if self.edm else "l1") if loss == "auto" else loss]
+        self.loss = LOSSES[("l2" if self.edm or min_snr else "l1") if loss == "auto" else loss]
         self.register_buffer("lam", table.float(), persistent=False)
         self.register_buffer("centre", torch.zeros(channels, 1, 1))
         self.register_buffer("scale", torch.ones(()))
@@ -111,7 +111,7 @@ class Diffusion(nn.Module):
         *,
         sampler: Annotated[
             Literal["dpmpp2m", "unipc", "ddim", "ancestral"],
-            "dpmpp2m, unipc: few steps; ddim: more; ancestral: as the paper",
+            "dpmpp2m, unipc: few steps; ddim: more; ancestral: the paper's, without its clipping",
         ] = "dpmpp2m",
         steps: Annotated[int, Ge(1), "network calls an image"] = 25,
         grid: Annotated[

@@ -78,6 +78,8 @@ class Extractor(nn.Module):
 
     def pooled(self, x: Tensor) -> Tensor:
         """Return mean and sd of every channel at every depth: (B, 448)."""
+        # an odd side is made even
+        x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2), mode="replicate")
         x, found = F.pixel_unshuffle(x, 2), []
         for k, conv in enumerate(self.convs):
             x = F.silu(conv(F.avg_pool2d(x, 2) if k else x))

@@ -12,12 +12,10 @@ from torch import Tensor
 
 from svpkit import draws
 from svpkit.generate.copies import (
-    Near,
     copy_interval,
     copy_rate,
     copy_recall,
-    nearer_to_train,
-    nearest,
+    memorised,
     worst_pairs,
 )
 from svpkit.generate.detector import c2st
@@ -25,6 +23,7 @@ from svpkit.generate.diffusion import spaced
 from svpkit.generate.distances import distances, halvings, noise_like, subsets
 from svpkit.generate.extractor import features, load_extractor
 from svpkit.generate.manifold import measured
+from svpkit.generate.nearest import Near, nearest
 from svpkit.generate.physical import measure, physical, scales
 from svpkit.generate.resample import TAILS, again, units_of
 from svpkit.generate.verdict import verdict, words
@@ -40,39 +39,43 @@ DESCRIBED = 500
 OTHERS = 1000
 # Pairs of subsets: for precision, recall, density and coverage, and for the classifier.
 SUBSETS, TRIALS = 20, 3
+COPIES = ("copy_rate", "copy_interval", "copy_rate_floor", "copy_recall", "memorised")
 # A background may be as even as the camera's rounding: its sd never counts as less.
 ROUNDING = 0.5
 
 See = Callable[[np.ndarray], Tensor]
 
 
-@stage(revision=5)
+@stage(revision=6)
 def fidelity(
     out: Path, params: Mapping[str, Any], extractor: Path, split: Path, *synthetic: Path
 ) -> None:
     """Judge the drawn sets class by class against the validation images; writes fidelity.json.
 
     `params`: seed; trained_on (True: the first of the sets is what the generator learned from,
-    instead of the split's training images). For each class: the digest of the extractor; kid and
-    fid, the same between two halves of the real images that part no group (floor), against noise
-    (ceiling) and the nearest other class; their low and high are the scatter of random subsets, not
-    an interval of the value. kid_gap: KID minus its floor with a 95 % interval. precision, recall,
-    density, coverage and c2st, each with its floor; physical descriptors; copy_rate, a lower bound,
-    its floor and its recall; nearer_to_train; shifts of the background and of the mean grey in real
-    sd; a verdict, "close", "some way", "far" or "cannot tell", and the same in words. The pairs
-    most like copies are rows of copies.json and pictures uint8 (n, 2, C, H, W) of copies.npy.
+    instead of the split's training images; None: that is not known, so that nothing is said of
+    copies). For each class: the digest of the extractor; kid and fid, the same between two halves
+    of the real images that part no group (floor), against noise (ceiling) and the nearest other
+    class; their low and high are the scatter of random subsets, not an interval of the value.
+    kid_gap: KID above its floor with a 95 % interval, without pairs of one group. precision,
+    recall, density, coverage and c2st, each with its floor; physical descriptors; copy_rate, a
+    lower bound, its floor and its recall; memorised; shifts of the background and of the mean grey
+    in real sd; a verdict, "close", "some way", "far" or "cannot tell", and the same in words. The
+    pairs most like copies are rows of copies.json and pictures
+    uint8 (n, 2, C, H, W) of copies.npy.
     """
     model, opened = load_extractor(extractor), Split.open(split)
     sets = [ParticleSet.open(folder) for folder in synthetic]
     train = sets.pop(0) if params.get("trained_on") else opened.train()
     drawn, val = concat(sets), opened.val()
+    known = params.get("trained_on", False) is not None
     digest = json.loads((extractor / "extractor.json").read_text())["digest"]
     images = {name: val.of(name).images() for name in val.classes}
     owned = {"train": units_of(train), "val": units_of(val)}
     found, pairs, pictures = {}, [], [np.empty((0, 2, *val.shape), np.uint8)]
     for name in (name for name, n in drawn.counts.items() if n):
         ours, learned = Sort.of(drawn, name), Sort.of(train, name, owned["train"])
-        near = nearest(ours.images, learned.images) if len(learned.images) > 1 else None
+        near = _near(ours, learned) if known else None
         others = {other: x for other, x in images.items() if other != name}
         held = Sort.of(val, name, owned["val"])
         found[name] = {"extractor": digest} | judge(
@@ -121,7 +124,7 @@ def judge(
 
     `see` turns images uint8 (N, C, H, W) into features (N, F); `val` are real images that the
     generator never saw, `others` those of the other classes; `near` the training images nearest to
-    the drawn ones, where they are known already.
+    the drawn ones, None where nothing is to be said of copies.
     """
     found: dict[str, Any] = {"n_drawn": len(drawn.images), "n_real": len(val.images)}
     pairs = halvings(val.units, seed)
@@ -170,16 +173,21 @@ def _looks(ours: Tensor, held: Tensor, drawn: Sort, val: Sort, seed: int) -> dic
 
 
 def _copies(drawn: Sort, train: Sort, val: Sort, near: Near | None, seed: int) -> dict[str, Any]:
-    if near is None and len(train.images) > 1:
-        near = nearest(drawn.images, train.images)
+    if near is None:
+        return dict.fromkeys(COPIES)
+    images, units = (drawn.images, train.images, val.images), (train.units, val.units)
     return {
-        "copy_rate": float(near.copied().mean()) if near else None,
-        "copy_interval": copy_interval(near) if near else None,
+        "copy_rate": float(near.copied().mean()),
+        "copy_interval": copy_interval(near),
         # what the same test says of real images that cannot be copies, such as look-alike bubbles
         "copy_rate_floor": copy_rate(val.images, train.images),
         "copy_recall": copy_recall(train.images, seed),
-        "nearer_to_train": nearer_to_train(drawn.images, train.images, val.images, val.units, seed),
+        "memorised": memorised(*images, units, seed),
     }
+
+
+def _near(drawn: Sort, real: Sort) -> Near | None:
+    return nearest(drawn.images, real.images) if len(real.images) > 1 else None
 
 
 def _shifts(drawn: Sort, train: Sort, val: Sort, seed: int) -> dict[str, Any]:

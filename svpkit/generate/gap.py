@@ -5,9 +5,8 @@ import torch
 from torch import Tensor
 
 from svpkit import draws
-from svpkit.generate.resample import again
+from svpkit.generate.resample import TAILS, again
 
-HALVINGS = 8
 # Images of a set in the kernel's matrices, at most.
 LARGEST = 1000
 
@@ -28,28 +27,38 @@ def halves(units: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.
 
 
 def gap(drawn: Tensor, val: Tensor, units: np.ndarray, seed: int) -> tuple[float, float]:
-    """Return the 95 % interval of KID minus its floor, for features (n, F) and (N, F).
+    """Return the interval of `kid_gap` alone."""
+    found = kid_gap(drawn, val, units, seed)
+    return found["low"], found["high"]
+
+
+def kid_gap(drawn: Tensor, val: Tensor, units: np.ndarray, seed: int) -> dict[str, float]:
+    """Return KID above its floor and the 95 % interval, for features (n, F) and (N, F).
 
     Both sets are drawn again 200 times with replacement: drawn images one by one, real ones by
-    unit, int64 (N,). Each time the floor is the mean over random halves of the real images. An
-    image is never compared with itself, nor within its set with one of its own unit: copies that
-    drawing again makes would look like a set of little variety.
+    unit, int64 (N,). An image is never compared with itself, nor within its set with one of its own
+    unit: images of a unit, and copies that drawing again makes, would look like a set of little
+    variety. So the floor is 0 and is not taken off: halves of the real images that part no unit
+    differ by 0 on average, as pairs within and across them are then of two units alike. At most
+    1000 images of a set are looked at.
     """
     rng = draws.rng(seed, "kid gap")
     drawn, _ = _some(drawn, np.arange(len(drawn)), rng)
     val, units = _some(val, units, rng)
     codes = np.unique(units, return_inverse=True)[1]
-    apart = torch.from_numpy(codes[:, None] != codes).double()
-    own = torch.ones(len(drawn), len(drawn), dtype=torch.float64).fill_diagonal_(0)
-    first = torch.from_numpy(again(np.arange(len(drawn)), rng))
-    real = torch.from_numpy(again(codes, rng))
-    across = _mean(first, _kernel(drawn, val), real)
-    within = _within(first, _kernel(drawn, drawn), own)
-    kernel = _kernel(val, val)
-    here = within + _within(real, kernel, apart) - 2 * across
-    floor = torch.stack([_floor(real, kernel, apart, codes, rng) for _ in range(HALVINGS)])
-    low, high = np.nanquantile((here - floor.nanmean(dim=0)).numpy(), [0.025, 0.975])
-    return float(low), float(high)
+    one = torch.zeros(len(codes), int(codes.max()) + 1, dtype=torch.float64)
+    one[torch.arange(len(codes)), torch.from_numpy(codes)] = 1
+    size = one.sum(dim=0)
+    # the first row of weights is the sets as they are, the others are draws
+    first = _weights(len(drawn), rng)
+    real = _weights(len(size), rng)
+    across = (first @ (_kernel(drawn, val) @ one) * real).sum(dim=1)
+    across = across / (first.sum(dim=1) * (real @ size))
+    here = _within(first, _kernel(drawn, drawn), torch.ones(len(drawn), dtype=torch.float64))
+    kernel = one.T @ _kernel(val, val) @ one
+    each = here + _within(real, kernel, size) - 2 * across
+    low, high = np.nanquantile(each[1:].numpy(), TAILS)
+    return {"value": float(each[0]), "low": float(low), "high": float(high)}
 
 
 def _some(x: Tensor, units: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, np.ndarray]:
@@ -57,24 +66,20 @@ def _some(x: Tensor, units: np.ndarray, rng: np.random.Generator) -> tuple[Tenso
     return x[torch.from_numpy(keep)].double(), units[keep]
 
 
+def _weights(n: int, rng: np.random.Generator) -> Tensor:
+    return torch.from_numpy(np.concatenate([np.ones((1, n)), again(np.arange(n), rng)]))
+
+
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
     # the polynomial kernel of KID (Binkowski et al. 2018)
     return (a @ b.T / a.shape[1] + 1) ** 3
 
 
-def _mean(left: Tensor, kernel: Tensor, right: Tensor) -> Tensor:
-    return ((left @ kernel) * right).sum(dim=1) / (left.sum(dim=1) * right.sum(dim=1))
-
-
-def _within(weight: Tensor, kernel: Tensor, apart: Tensor) -> Tensor:
-    total = ((weight @ (kernel * apart)) * weight).sum(dim=1)
-    return total / ((weight @ apart) * weight).sum(dim=1)
-
-
-def _floor(
-    real: Tensor, kernel: Tensor, apart: Tensor, codes: np.ndarray, rng: np.random.Generator
-) -> Tensor:
-    side = torch.zeros(len(codes), dtype=torch.float64)
-    side[torch.from_numpy(halves(codes, rng)[0])] = 1
-    a, b = real * side, real * (1 - side)
-    return _within(a, kernel, apart) + _within(b, kernel, apart) - 2 * _mean(a, kernel, b)
+def _within(weight: Tensor, kernel: Tensor, size: Tensor) -> Tensor:
+    # weights (R, U) of units of so many rows, kernel (U, U) summed over their rows: pairs of two
+    # units alone
+    own = kernel.diagonal()
+    total = ((weight @ kernel) * weight).sum(dim=1) - weight.square() @ own
+    pairs = (weight @ size).square() - weight.square() @ size.square()
+    # no pair where a draw holds one unit alone
+    return (total / pairs).where(pairs > 0.5, torch.nan)

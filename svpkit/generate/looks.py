@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from svpkit import draws, ranks
 from svpkit.errors import SvpkitError
+from svpkit.generate.diffusion import spaced
 from svpkit.generate.distances import fid, kid
 from svpkit.generate.drawing import draw
 from svpkit.generate.extractor import Seeing, features
@@ -61,7 +62,8 @@ class Looks:
             images = draw(model, np.full(DRAWN, k), seeds, {})
         except SvpkitError as error:
             raise SvpkitError(f"{self.label}: {error}") from None
-        real = self.train.of(name).images(slice(DRAWN * 5))
+        ours = self.train.of(name)
+        real = ours.images(spaced(len(ours), DRAWN * 5))
         levels = background(images).mean(axis=1), background(real).mean(axis=1)
         shift = (levels[0].mean() - levels[1].mean()) / max(levels[1].std(), ROUNDING)
         contrast = images.std(axis=(1, 2, 3)).mean() / max(real.std(axis=(1, 2, 3)).mean(), 1e-6)
@@ -77,9 +79,11 @@ class Looks:
 
     def _features_of(self, name: str) -> Tensor:
         if name not in self._held:
-            images = self.val.of(name).images() if name in self.val.classes else None
-            some = images is not None and len(images)
-            self._held[name] = features(self.extractor, images) if some else torch.empty(0)  # type: ignore[arg-type]
+            held = self.val.of(name)
+            images = held.images(spaced(len(held), DRAWN)) if len(held) else None
+            self._held[name] = (
+                torch.empty(0) if images is None else features(self.extractor, images)
+            )
         return self._held[name]
 
     def _still(self, model: nn.Module) -> list[str]:

@@ -54,6 +54,10 @@ def sigmoid(timesteps: int) -> Tensor:
     return _of_share((curve[-1] - curve) / (curve[-1] - curve[0]))
 
 
+# ln of the highest sigma that EDM draws from, for data of unit variance (Karras et al. 2022,
+# table 1: 80 for a sigma_data of 0.5).
+EDM_RANGE = math.log(80 / 0.5)
+
 SCHEDULES = {"linear": linear, "cosine": cosine, "sigmoid": sigmoid}
 
 

@@ -14,7 +14,7 @@ def near_oracle(story: "Story") -> bool:
     """Tell whether the generator learnt from the simulator that also made the particles here."""
     on = _pretrain(story).get("on")
     simulated = isinstance(on, str) and on.startswith("simulated:")
-    return simulated and "simulated" in story.origins
+    return simulated and bool(story.generators) and "simulated" in story.origins
 
 
 def drawing_notes(story: "Story") -> list[str]:
@@ -44,18 +44,33 @@ def _learnt(story: "Story") -> list[str]:
 
 def _chosen(story: "Story") -> list[str]:
     train = (story.recipe.get("generator") or {}).get("train") or {}
-    if not train.get("patience") or not story.generators:
+    if not train.get("patience") or not story.generators or not story.split.get("choose_on_val"):
         return []
     return [
         "The generator's weights were chosen by KID to the validation images that fidelity uses "
-        "too: its figures are a little too good."
+        "too: its figures are a little too good.",
+        *_stopped(story, train.get("images")),
     ]
+
+
+def _stopped(story: "Story", asked: int | None) -> list[str]:
+    said = []
+    for name, each in story.generators.items():
+        rows = [row for row in each.get("history") or [] if row.get("val", {}).get("kid")]
+        if rows and asked:
+            best = min(rows, key=lambda row: row["val"]["kid"])["images"]
+            end = min(rows[-1]["images"], asked)
+            said.append(
+                f"Generator of {plain(name)}: trained on {end:,} of {asked:,} images, "
+                f"kept as it was after {min(best, asked):,}."
+            )
+    return said
 
 
 def _set_aside(story: "Story") -> list[str]:
     return [
         f"Of {row['drawn']:,} {plain(name)} drawn, {percent(row['reject_rate'], 0)} were set aside "
-        f"by {row['by']}."
+        f"by {row['by']}, in the terms of the network that judges them too: fidelity flatters them."
         for each in story.generators.values()
         for name, row in (each.get("selection") or {}).items()
     ]

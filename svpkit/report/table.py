@@ -5,7 +5,7 @@ from rich.table import Table
 
 from svpkit.report.html import METRICS, Story, marked
 from svpkit.report.numbers import bounds, interval, plain, signed
-from svpkit.report.words import verdict
+from svpkit.report.words import fidelity_sentence, verdict
 
 ONE_SEED = "one seed: other seeds may move it as much"
 _SHOWN = ("macro_auprc", "macro_precision", "macro_recall")
@@ -20,7 +20,9 @@ def summary_table(story: Story) -> Table:
     tag = f" ({mark} particles)" if mark == "SIMULATED" else f" ({mark})" if mark else ""
     name = escape(str(story.recipe.get("name", "run")))
     found = escape(verdict(story).headline)
-    table = Table(title=f"{name}, test set{tag}", caption=f"{found}\n{ONE_SEED}")
+    drawn = [fidelity_sentence(name, row) for name, row in story.fidelity.items()]
+    said = "\n".join([found, ONE_SEED, *map(escape, drawn)])
+    table = Table(title=f"{name}, test set{tag}", caption=said)
     table.add_column("arm")
     for key in _SHOWN:
         table.add_column(METRICS[key].replace(" (average precision)", "\n(average precision)"))
