@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from svpkit.classify import conflicts
 from svpkit.errors import SvpkitError, choices, unknown
 from svpkit.plugins import Registry, Use
 from svpkit.recipe import Balance, Recipe
@@ -46,7 +47,7 @@ class Arm:
     @property
     def drawing(self) -> Use | None:
         """The strategy that asks for drawn particles, or None."""
-        return next((_ungated(s) for s in self.strategies if hasattr(s(), "draws")), None)
+        return next((_drawing(s) for s in self.strategies if hasattr(s(), "draws")), None)
 
     @property
     def training(self) -> tuple[Use, ...]:
@@ -241,7 +242,12 @@ def _check_arm(arm: Arm, recipe: Recipe, key: str) -> None:
             f"{key}.strategies: '{arm.drawing.plugin.name}' wants drawn particles, "
             "but the recipe has no [generator]"
         )
-    adjusting = [s.plugin.name for s in arm.strategies if "adjust" in _verbs(s())]
+    conflicts.check([(s.plugin.name, s()) for s in arm.strategies])
+    adjusting = [
+        s.plugin.name
+        for s in arm.strategies
+        if "adjust" in _verbs(s()) and getattr(s(), "wants_prevalence", True)
+    ]
     if adjusting and recipe.evaluate.prevalence is None:
         raise SvpkitError(
             f"{key}.strategies: '{adjusting[0]}' wants the mix expected at work: "
@@ -254,6 +260,13 @@ def _ungated(use: Use) -> Use:
     return replace(use, options={**use.options, "gates": {}}) if "gates" in use.options else use
 
 
+def _drawing(use: Use) -> Use:
+    # how often drawn particles are seen changes nothing in them: such arms share their sets
+    own = {n: use.plugin.options[n].default for n in ("weight", "real_last") if n in use.options}
+    return replace(_ungated(use), options=_ungated(use).options | own)
+
+
 def _verbs(strategy: Any) -> set[str]:
-    verbs = ("draws", "particles", "sampler", "augment", "loss", "adjust")
+    verbs = ("draws", "particles", "sampler", "augment", "mix", "loss")
+    verbs += ("factors", "second_stage", "adjust")
     return {verb for verb in verbs if hasattr(strategy, verb)}

@@ -6,6 +6,7 @@ batch may be cut over any number of processes and a run resumed at any step.
 
 import contextlib
 import copy
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from svpkit.progress import Progress
 Loss = Callable[..., Tensor]
 Augment = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Fetch = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+Mix = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,10 @@ class Task:
 
     `order(step)` gives the positions of one batch, a pure function of the step; `fetch(positions)`
     their images uint8 (B, C, H, W) and labels int64 (B,). `loss(model, images, labels, seeds,
-    part=)` defaults to the model's own forward. `validate(model)` gives scores; the weights of the
+    part=)` defaults to the model's own forward, and is given `progress=`, the share of the run that
+    is done, where it takes that. `mix(images, labels, partners, partner_labels, seeds)` comes after
+    `augment`: a partner is the sample before it in the whole batch, the first one's the last, on
+    however many processes. `validate(model)` gives scores; the weights of the
     best `select` (the highest, or the lowest where `lowest`) are kept when `choose` is true, else
     the last. `patience` validations without a better one end the training; 0 = none do.
     """
@@ -57,6 +62,7 @@ class Task:
     fetch: Fetch
     loss: Loss | None = None
     augment: Augment | None = None
+    mix: Mix | None = None
     validate: Callable[[nn.Module], dict[str, Any]] | None = None
     validations: int = 8
     select: str = "macro_auprc"
@@ -98,6 +104,16 @@ def learning_rate(plan: Plan, images: int) -> float:
     return plan.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
+def progress(plan: Plan, step: int) -> float:
+    """Return the share of the run that is done before this step, in 0 .. 1."""
+    return min(step * plan.batch / plan.images, 1.0)
+
+
+def takes(call: Callable[..., Any], name: str) -> bool:
+    """Return True when a function names this parameter."""
+    return name in inspect.signature(call).parameters
+
+
 def fit(
     model: nn.Module, plan: Plan, task: Task, *, out: Path, seed: int, precision: str = "auto"
 ) -> tuple[nn.Module, list[dict[str, Any]]]:
@@ -137,6 +153,7 @@ class _Training:
         self.at = Progressed()
         self.steps = math.ceil(plan.images / plan.batch)
         self.device = device
+        self._told = bool(task.loss) and takes(task.loss, "progress")
         self._losses: list[Tensor] = []
         self._resume()
 
@@ -167,13 +184,15 @@ class _Training:
     def _step(self, images: Tensor, labels: Tensor) -> None:
         step, plan = self.at.step, self.plan
         _seed(draws.key(self.seed, "step", step, ranks.rank()) & (2**63 - 1), self.device)
-        share = plan.batch // ranks.size()
-        position = step * plan.batch + ranks.rank() * share + np.arange(len(labels))
+        position = step * plan.batch + _mine(plan, self.task)
         seeds = draws.seeds(self.seed, "fit", index=position).to(self.device)
         x = to_float(images.to(self.device, non_blocking=True))
         y = labels.to(self.device, non_blocking=True)
         if self.task.augment:
             x, y = self.task.augment(x, y, seeds)
+        if self.task.mix:
+            seeds = seeds[1:]
+            x, y = self.task.mix(x[1:], y[1:], x[:-1], y[:-1], seeds)
         for part, optimizer in self.optimizers.items():
             self._update(part, optimizer, x, y, seeds)
         if self.averaged:
@@ -186,7 +205,8 @@ class _Training:
         optimizer.zero_grad(set_to_none=True)
         with self.accelerator.autocast():
             if self.task.loss:
-                loss = self.task.loss(self.wrapped, x, y, seeds, part=part)
+                more = {"progress": progress(self.plan, self.at.step)} if self._told else {}
+                loss = self.task.loss(self.wrapped, x, y, seeds, part=part, **more)
             else:
                 loss = self.wrapped(x, y, seeds, part=part)
         self.accelerator.backward(loss)
@@ -278,11 +298,17 @@ class _Training:
         self._losses = [torch.tensor(x, device=self.device) for x in extra["pending"]]
 
 
+def _mine(plan: Plan, task: Task) -> np.ndarray:
+    # this process's places in a batch; with partners, the place before its first comes first
+    share = plan.batch // ranks.size()
+    start = ranks.rank() * share
+    return np.arange(start - bool(task.mix), start + share) % plan.batch
+
+
 @contextlib.contextmanager
 def _prefetch(training: _Training) -> Iterator[Callable[[int], tuple[Tensor, Tensor]]]:
     # the next batch is gathered from disk while the network works on this one
-    share = training.plan.batch // ranks.size()
-    mine = slice(ranks.rank() * share, (ranks.rank() + 1) * share)
+    mine = _mine(training.plan, training.task)
 
     def gather(step: int) -> tuple[Tensor, Tensor]:
         images, labels = training.task.fetch(training.task.order(step)[mine])

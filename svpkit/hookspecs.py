@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pluggy
 
@@ -12,6 +12,7 @@ hookspec = pluggy.HookspecMarker("svpkit")
 hookimpl = pluggy.HookimplMarker("svpkit")
 
 Register = Callable[[str, Any], None]
+Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,19 @@ class ImageSpec:
     channels: int
     size: int
     classes: tuple[str, ...]
+
+
+def later(*names: str) -> Callable[[Factory], Factory]:
+    """Mark options that a factory got after its first release.
+
+    At their defaults they are no part of any key: what was made before stays made.
+    """
+
+    def mark(factory: Factory) -> Factory:
+        factory.later = names  # type: ignore[attr-defined]
+        return factory
+
+    return mark
 
 
 class Hooks:
@@ -68,20 +82,36 @@ class Hooks:
         """Register what names particles: `factory(spec, *, ...)`.
 
         It returns an `nn.Module` with `forward(images) -> logits (B, K)` and
-        `features(images) -> (B, F)`; or an object with `fit(particles, seed)`,
-        `predict_proba(images)`, `state()` and `load_state(arrays)`.
+        `features(images) -> (B, F)`; for strategies that work on its last layer, `head`, the
+        `nn.Linear` that makes the logits of the features. Or an object with
+        `fit(particles, seed)`, `predict_proba(images)`, `state()` and `load_state(arrays)`.
         """
 
     @hookspec
     def register_strategies(self, register: Register) -> None:
         """Register how imbalance is met: `factory(*, ...)`.
 
-        It returns an object with any of `draws(counts) -> {class: n}` (how many to draw),
-        `particles(train, context) -> train`, `sampler(labels) -> weights (N,)`,
-        `augment(images, labels, seeds) -> (images, labels)`, `loss(counts) -> callable(logits,
-        labels)` and `adjust(logits, priors) -> logits`. One that draws may have `gates`, {measure
-        of fidelity: limit}: a drawn set that fails one stops the run. They come from its option
-        of that name, which is no part of any key.
+        It returns an object with any of these:
+
+        - `draws(counts) -> {class: n}`: how many to draw. With it may come `gates`, {measure of
+          fidelity: limit}: a drawn set that fails one stops the run. They come from its option of
+          that name, which is no part of any key.
+        - `particles(train, context) -> train`: the training set, fewer or more.
+        - `sampler(labels) -> weights (N,)`: how often each particle is seen; or a function of the
+          progress in 0 .. 1 that gives the weights. `factors(train)` gives the same, or None, and
+          multiplies whatever sampler there is.
+        - `augment(images, labels, seeds) -> (images, labels)`: each image by its seed alone.
+        - `mix(counts) -> callable(images, labels, partners, partner_labels, seeds) -> (images,
+          labels)`, labels float (B, K): a partner is the sample before in the batch.
+        - `loss(counts) -> callable(logits, labels)`, which is given `progress=` if it names that.
+          Its `prior` (K,) is the class mass that it teaches, the counts' own where it has none;
+          labels are (B, K) where a strategy mixes, which `soft = False` of the strategy refuses;
+          `cosine`, a scale, asks for a normalised last layer.
+        - `second_stage(head, seen, seed) -> head`: the last layer trained again on features
+          (svpkit.classify.second). `needs_val` is true where val has to choose something,
+          `prior_known = False` says that the prior of the result is not known.
+        - `adjust(logits, priors) -> logits`: after training. `wants_prevalence = False` says that
+          it can do without evaluate.prevalence.
         """
 
 

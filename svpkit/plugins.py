@@ -28,6 +28,7 @@ DEFAULT_PLUGINS = (
     "ddpm",
     "diffusers_unet",
     "references",
+    "oracle",
     "timm_models",
     "strategies",
 )
@@ -101,7 +102,10 @@ class Use:
 
     def describe(self) -> dict[str, Any]:
         """Return what an artifact's key holds of it: name, options and a stranger's version."""
-        said = {"plugin": self.plugin.name, "options": self.options}
+        # at their defaults, options that came later leave the keys of before as they were
+        later, known = getattr(self.plugin.thing, "later", ()), self.plugin.options
+        options = {n: v for n, v in self.options.items() if n not in later or v != known[n].default}
+        said = {"plugin": self.plugin.name, "options": options}
         if self.plugin.origin != "built-in":
             said["version"] = f"{self.plugin.package} {self.plugin.version}"
         strange = [k for k in self.kinds.values() if k.origin != "built-in"]

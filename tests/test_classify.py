@@ -272,6 +272,36 @@ def test_drawn_particles_are_trained_on_and_counted(store, registry, tmp_path):
     assert counts["share_seen"] == pytest.approx({"blob": 5 / 19, "hole": 7 / 19, "bar": 7 / 19})
 
 
+def test_mixed_images_and_changing_weights_are_trained_on(store, registry, tmp_path):
+    params = params_of(registry, ["mixup", "progressive", "randaugment"])
+    out = train(tmp_path / "model", params, store)
+    images = pictures(60, 9)
+    model = Model.open(out, registry)
+    assert (model.logits(images).argmax(1) == images.labels).mean() > 0.6
+    again = train(tmp_path / "again", params, store)
+    for name in ("model.safetensors", "history.json"):
+        assert (again / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_vals_answers_are_kept_for_bbse(trained, store, registry, tmp_path):
+    folder, params = trained
+    strategy = registry.use("strategy", "prior_correction", {"prevalence": "bbse"}, "b")
+    model = Model.load(folder, params["classifier"], [strategy])
+    score(tmp_path, params | {"strategies": [strategy]}, folder, store / "split-0")
+    table = pd.read_parquet(tmp_path / "val.parquet")
+    logits = table[[f"logit_{n}" for n in CLASSES]].to_numpy()
+    each = np.exp(logits - logits.max(1, keepdims=True))
+    each /= each.sum(1, keepdims=True)
+    told = [each[table["label_code"] == k].sum(0) for k in range(3)]
+    assert model.priors.confusion == pytest.approx(np.array(told), abs=1e-3)
+    # on val itself the estimate is val's own mix
+    ratio = np.log(table["label_code"].value_counts(normalize=True).sort_index().to_numpy() * 3)
+    p = table[[f"p_{n}" for n in CLASSES]].to_numpy(np.float64)
+    moved = logits + ratio
+    moved -= np.log(np.exp(moved).sum(1, keepdims=True))
+    assert np.log(p) == pytest.approx(moved, abs=0.02)
+
+
 def test_with_few_validation_images_the_last_weights_are_kept(store, registry, tmp_path):
     few = tmp_path / "split-0"
     shutil.copytree(store / "split-0", few)

@@ -2,38 +2,35 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
 
-from svpkit.classify import losses
-from svpkit.classify.strategies import Context, Priors
+from svpkit.classify import conflicts, losses
+from svpkit.classify.context import Context, Priors
+from svpkit.classify.sampling import Weights, at, product
 from svpkit.errors import SvpkitError, unknown
 from svpkit.fit import Augment
 from svpkit.particles.particleset import ParticleSet
 from svpkit.plugins import Use
-
-# What only one of the strategies may do: two of them would undo or double each other.
-_ONCE = {
-    "draws": "ask for drawn particles",
-    "sampler": "choose how often a particle is seen",
-    "loss": "set the loss",
-    "adjust": "move the logits",
-}
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What a classifier is trained on.
 
-    `weights` float64 (N,) or None say how often each particle of `train` is seen, `prior` (K,) is
-    the class mass that training sees after resampling, drawn particles and the loss.
+    `weights` float64 (N,), a function of the progress that gives them, or None say how often each
+    particle of `train` is seen; `loss` takes logits, labels and, if it asks for it, `progress`;
+    `mix` takes images, soft labels, both of the partners, and seeds; `prior` (K,) is the class mass
+    that training sees after resampling, drawn particles and the loss. What changes over the run
+    counts as it is at the end.
     """
 
     train: ParticleSet
-    weights: np.ndarray | None
+    weights: Weights | None
     loss: Any
+    mix: Any
     prior: np.ndarray
 
 
@@ -57,13 +54,24 @@ class Balance:
             train = strategy.particles(train, context)
         labels, weights = train.labels, None
         for _, strategy in self.having("sampler"):
-            weights = np.asarray(strategy.sampler(labels), dtype=np.float64)
-        counts = seen(labels, context.classes, weights)
+            weights = _known(strategy.sampler(labels))
+        for _, strategy in self.having("factors"):
+            weights = product(weights, strategy.factors(train))
+        # what changes over the run is counted as it is at the end, when the rate is lowest
+        counts = seen(labels, context.classes, None if weights is None else at(weights, 1.0))
         loss: Any = losses.cross_entropy(counts)
+        mix: Any = None
         for _, strategy in self.having("loss"):
             loss = strategy.loss(counts)
+        for _, strategy in self.having("mix"):
+            mix = strategy.mix(counts)
         prior = getattr(loss, "prior", losses.shares(counts))
-        return Prepared(train, weights, loss, prior)
+        return Prepared(train, weights, loss, mix, prior)
+
+    @property
+    def cosine(self) -> float | None:
+        """The scale of the normalised last layer that a strategy asks for, or None."""
+        return next((s.cosine for _, s in self.strategies if getattr(s, "cosine", None)), None)
 
     @property
     def augment(self) -> Augment | None:
@@ -87,12 +95,7 @@ class Balance:
 def compose(uses: Sequence[Use]) -> Balance:
     """Build the strategies; raises SvpkitError where two of them would get in each other's way."""
     balance = Balance(tuple((use.plugin.name, use()) for use in uses))
-    for method, what in _ONCE.items():
-        names = [name for name, _ in balance.having(method)]
-        if len(names) > 1:
-            raise SvpkitError(
-                f"balance.strategies: '{names[0]}' and '{names[1]}' both {what}; one may"
-            )
+    conflicts.check(balance.strategies)
     return balance
 
 
@@ -116,3 +119,7 @@ def deployment(prevalence: Mapping[str, float] | None, classes: Sequence[str]) -
             given = prevalence.get(name, "nothing")
             raise SvpkitError(f"evaluate.prevalence.{name}: given {given}, above 0 is needed")
     return losses.shares({name: prevalence[name] for name in classes})
+
+
+def _known(weights: Any) -> Weights:
+    return cast(Weights, weights) if callable(weights) else np.asarray(weights, dtype=np.float64)

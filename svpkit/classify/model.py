@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from svpkit import devices
+from svpkit.classify import heads
 from svpkit.classify.balance import Balance, compose, deployment
-from svpkit.classify.strategies import Priors
+from svpkit.classify.context import Priors
 from svpkit.errors import SvpkitError
 from svpkit.fit import to_float
 from svpkit.hookspecs import ImageSpec
@@ -64,9 +65,13 @@ class Model:
         spec = ImageSpec(
             config["spec"]["channels"], config["spec"]["size"], tuple(config["spec"]["classes"])
         )
-        network = _load_network(folder / WEIGHTS, _without_fetching(classifier), spec)
+        network = _load_network(
+            folder / WEIGHTS, _without_fetching(classifier), spec, config.get("cosine")
+        )
         train = np.array([config["prior"][name] for name in spec.classes])
-        priors = Priors(train, deployment(prevalence, spec.classes))
+        told = config.get("val_confusion")
+        confusion = None if told is None else np.array(told, dtype=np.float64)
+        priors = Priors(train, deployment(prevalence, spec.classes), confusion)
         return cls(network, spec, compose(strategies), priors, config)
 
     @property
@@ -172,8 +177,10 @@ def _without_fetching(use: Use) -> Use:
     return replace(use, options={**use.options, "pretrained": False})
 
 
-def _load_network(path: Path, classifier: Use, spec: ImageSpec) -> Any:
+def _load_network(path: Path, classifier: Use, spec: ImageSpec, cosine: float | None) -> Any:
     network = classifier(spec)
+    if cosine:
+        heads.use_cosine(network, cosine, classifier.plugin.name)
     try:
         if not isinstance(network, nn.Module):
             network.load_state(load_arrays(path))

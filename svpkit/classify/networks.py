@@ -32,6 +32,12 @@ class TimmClassifier(nn.Module):
         net: Any = self.net
         return net.forward_head(net.forward_features(images), pre_logits=True)
 
+    @property
+    def head(self) -> nn.Module:
+        """The last layer, a Linear in most networks."""
+        net: Any = self.net
+        return net.get_classifier()
+
 
 def build(
     spec: ImageSpec, name: str, *, pretrained: bool, stem: str, dropout: float, **resnet: Any

@@ -1,6 +1,7 @@
 """The stage `classifier`: strategies applied to the training set, then one fit, chosen on val."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,14 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file as save_arrays
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from svpkit import checkpoint, draws, fit, ranks
+from svpkit.classify import finish
 from svpkit.classify.balance import Balance, Prepared, compose, deployment
-from svpkit.classify.model import FORMAT, WEIGHTS, log, predict, softmax
-from svpkit.classify.strategies import Context, Priors
+from svpkit.classify.context import Context, Priors
+from svpkit.classify.model import FORMAT, WEIGHTS, softmax
+from svpkit.classify.order import order
 from svpkit.errors import SvpkitError
 from svpkit.evaluate.metrics import class_auprc, confusion, per_class
 from svpkit.hookspecs import ImageSpec
@@ -20,8 +24,6 @@ from svpkit.particles.particleset import ParticleSet, concat
 from svpkit.particles.split import Split
 from svpkit.plugins import Use
 from svpkit.store import file_digest, plain, stage, write_json
-
-VAL_BATCH = 512
 
 
 @stage(revision=1, everywhere=True, resumes=True)
@@ -40,11 +42,12 @@ def classifier(out: Path, params: Mapping[str, Any], split: Path, *synthetic: Pa
     context = Context(classes, seed, params["prevalence"], _drawn(synthetic, classes))
     prepared = balance.prepare(train, context)
     spec = ImageSpec(train.shape[0], train.shape[1], classes)
+    choose = sets.choose_on_val and len(val) > 0
     with draws.seeded(seed, "classifier", "init"):
         network = use(spec)
+        finish.ready(network, balance, spec, use.plugin.name, choose)
     priors = Priors(prepared.prior, deployment(params["prevalence"], classes))
     check = partial(validation, val=val, balance=balance, priors=priors) if len(val) else None
-    choose = sets.choose_on_val and check is not None
     if isinstance(network, nn.Module):
         task = _task(prepared, balance, seed, params, check, choose)
         network, history = fit.fit(
@@ -52,38 +55,19 @@ def classifier(out: Path, params: Mapping[str, Any], split: Path, *synthetic: Pa
         )
     else:
         history = _fit_object(network, use, prepared, balance, seed, check)
+    head = finish.second_stage(network, prepared, balance, params, val if choose else None)
+    if head:
+        prepared = replace(prepared, prior=head.prior)
     config = _config(params, spec, prepared, history, choose) | {"train_digest": train.digest}
-    ranks.on_main(lambda: _write(out, network, config, history, _counts(train, prepared)))
-
-
-def order(
-    n: int, batch: int, seed: int, weights: np.ndarray | None = None
-) -> Callable[[int], np.ndarray]:
-    """Return `order(step) -> positions int64 (batch,)`, a pure function of the step.
-
-    Without weights every epoch is a permutation of its own; with weights (N,) positions are drawn
-    with replacement in proportion to them.
-    """
-    if weights is not None:
-        ends = np.cumsum(weights, dtype=np.float64)
-
-        def drawn(step: int) -> np.ndarray:
-            at = draws.rng(seed, "order", step).random(batch) * ends[-1]
-            return np.minimum(np.searchsorted(ends, at, side="right"), n - 1)
-
-        return drawn
-
-    return draws.epochs(n, batch, seed)
+    config |= finish.found(network, val, balance, head)
+    ranks.on_main(lambda: _write(out, network, config, history, _counts(prepared)))
 
 
 def validation(
     network: Any, *, val: ParticleSet, balance: Balance, priors: Priors
 ) -> dict[str, Any]:
     """Return macro AUPRC, precision and recall over the classes that val has."""
-    torched = isinstance(network, nn.Module)
-    call = network if torched else (lambda x: log(network.predict_proba(x)))
-    logits = np.concatenate(list(predict(call, val, VAL_BATCH, torched)))
-    return scores(val.labels, softmax(balance.adjust(logits, priors)))
+    return scores(val.labels, softmax(balance.adjust(finish.logits(network, val), priors)))
 
 
 def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
@@ -112,16 +96,24 @@ def _task(
     check: Callable[[nn.Module], dict[str, Any]] | None,
     choose: bool,
 ) -> fit.Task:
-    train, labels = prepared.train, prepared.train.labels
+    train, labels, plan = prepared.train, prepared.train.labels, params["train"]
+    told, k = fit.takes(prepared.loss, "progress"), len(train.classes)
 
-    def loss(model: nn.Module, images: Tensor, y: Tensor, seeds: Tensor, part: str) -> Tensor:
-        return prepared.loss(model(images), y)
+    def loss(
+        model: nn.Module, images: Tensor, y: Tensor, seeds: Tensor, part: str, progress: float
+    ) -> Tensor:
+        logits = model(images)
+        return prepared.loss(logits, y, progress=progress) if told else prepared.loss(logits, y)
+
+    def mix(x: Tensor, y: Tensor, px: Tensor, py: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        return prepared.mix(x, one_hot(y, k).float(), px, one_hot(py, k).float(), seeds)
 
     return fit.Task(
-        order=order(len(train), params["train"].batch, seed, prepared.weights),
+        order=order(len(train), plan.batch, seed, prepared.weights, plan.images),
         fetch=lambda positions: (train.images(positions), labels[positions]),
         loss=loss,
         augment=balance.augment,
+        mix=mix if prepared.mix else None,
         validate=check,
         validations=params["validations"],
         choose=choose,
@@ -137,13 +129,18 @@ def _fit_object(
     seed: int,
     check: Callable[[Any], dict[str, Any]] | None,
 ) -> list[dict[str, Any]]:
-    for method in ("loss", "augment"):
+    for method in ("loss", "augment", "mix", "second_stage"):
         for name, _ in balance.having(method):
             raise SvpkitError(
                 f"balance.strategies: classifier '{use.plugin.name}' trains itself and cannot take "
                 f"the {method} of '{name}'"
             )
     train = prepared.train
+    if callable(prepared.weights):
+        raise SvpkitError(
+            f"balance.strategies: classifier '{use.plugin.name}' trains itself and cannot take "
+            "particles whose weight changes over the run"
+        )
     if prepared.weights is not None:
         train = train.take(order(len(train), len(train), seed, prepared.weights)(0))
     network.fit(train, seed)
@@ -191,11 +188,11 @@ def _chosen_at(history: Sequence[Mapping[str, Any]], choose: bool) -> int | None
     return None if best is None else int(best["images"])
 
 
-def _counts(train: ParticleSet, prepared: Prepared) -> dict[str, Any]:
-    table = prepared.train.table
-    drawn = prepared.train.take(np.flatnonzero(table["origin"] == "synthetic"))
-    seen = dict(zip(train.classes, prepared.prior.tolist(), strict=True))
-    return {"real": train.counts, "drawn": drawn.counts, "share_seen": seen}
+def _counts(prepared: Prepared) -> dict[str, Any]:
+    drawn = (prepared.train.table["origin"] == "synthetic").to_numpy()
+    real, made = (prepared.train.take(np.flatnonzero(rows)) for rows in (~drawn, drawn))
+    seen = dict(zip(prepared.train.classes, prepared.prior.tolist(), strict=True))
+    return {"real": real.counts, "drawn": made.counts, "share_seen": seen}
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""How imbalance is met: weights, resampling, augmentation, drawn particles, prior correction."""
+"""Strategies that change images, or what a model says: augmentation, drawn ones, priors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from svpkit.classify import prevalence
+from svpkit.classify.context import Context, Priors
+from svpkit.classify.sampling import Weights
 from svpkit.errors import SvpkitError, unknown
 from svpkit.particles.particleset import ParticleSet, concat
 
@@ -13,55 +16,10 @@ from svpkit.particles.particleset import ParticleSet, concat
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from svpkit.classify.losses import CrossEntropy
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a strategy may know beside the training set."""
-
-    classes: tuple[str, ...]
-    seed: int = 0
-    prevalence: Mapping[str, float] | None = None
-    drawn: ParticleSet | None = None
-
-
-@dataclass(frozen=True)
-class Priors:
-    """Class shares (K,) that sum to 1: as training saw them, and where the model will be used."""
-
-    train: np.ndarray
-    deployment: np.ndarray | None = None
-
 
 @dataclass(frozen=True)
 class Nothing:
     """Particles as they are, cross-entropy as it is: what the others are measured against."""
-
-
-@dataclass(frozen=True)
-class ClassWeights:
-    """Weigh each particle's loss by n_c ** -power of its class c."""
-
-    power: float = 1.0
-
-    def loss(self, counts: Mapping[str, float]) -> "CrossEntropy":
-        """Return the weighted cross-entropy for these counts."""
-        from svpkit.classify.losses import inverse_frequency
-
-        return inverse_frequency(counts, self.power)
-
-
-@dataclass(frozen=True)
-class Oversample:
-    """Draw training particles with replacement, each with weight n_c ** -power of its class c."""
-
-    power: float = 1.0
-
-    def sampler(self, labels: np.ndarray) -> np.ndarray:
-        """Return the weights float64 (N,) of particles with labels int64 (N,)."""
-        n = np.bincount(labels)
-        return np.maximum(n, 1)[labels] ** -float(self.power)
 
 
 @dataclass(frozen=True)
@@ -94,22 +52,65 @@ class Augment:
 
 
 @dataclass(frozen=True)
+class RandAugment:
+    """`operations` changes at random, each of up to `magnitude` (RandAugment, Cubuk et al. 2020).
+
+    The changes suit grey particles, whose size and sign of contrast mean something and which have
+    no way up: see `svpkit.classify.randaugment`.
+    """
+
+    operations: int = 2
+    magnitude: float = 0.3
+
+    def augment(
+        self, images: "Tensor", labels: "Tensor", seeds: "Tensor"
+    ) -> "tuple[Tensor, Tensor]":
+        """Return images in [-1, 1] (B, C, H, H) changed by seeds int64 (B,), and labels."""
+        from svpkit.classify.randaugment import changed
+
+        return changed(images, seeds, self.operations, self.magnitude), labels
+
+
+@dataclass(frozen=True)
 class PriorCorrection:
     """Move logits from the prior that training saw to the one where the model is used.
 
-    logits + tau * log(deployment / train), exact for tau = 1 where only the class shares differ
-    (Saerens, Latinne & Decaestecker 2002; logit adjustment, Menon et al. 2021).
+    logits + tau * log(there / train), exact for tau = 1 where only the class shares differ
+    (Saerens, Latinne & Decaestecker 2002; logit adjustment, Menon et al. 2021). `prevalence` says
+    where `there` comes from: "stated", or estimated from the logits themselves, all of one call
+    together, without their labels: "em" (Saerens et al. 2002), "bbse" (Lipton et al. 2018).
     """
 
     tau: float = 1.0
+    prevalence: Literal["stated", "em", "bbse"] = "stated"
+
+    @property
+    def wants_prevalence(self) -> bool:
+        """True when the mix at work has to be stated."""
+        return self.prevalence == "stated"
 
     def adjust(self, logits: np.ndarray, priors: Priors) -> np.ndarray:
-        """Return logits (N, K) adjusted; raises SvpkitError where no prevalence is given."""
+        """Return logits (N, K) adjusted; raises SvpkitError where what it needs is not given."""
+        if not len(logits):
+            return logits
+        there = self._there(logits, priors)
+        # a class that training never saw keeps a finite logit
+        ratio = np.maximum(there, 1e-12) / np.maximum(priors.train, 1e-12)
+        return logits + (self.tau * np.log(ratio)).astype(logits.dtype)
+
+    def _there(self, logits: np.ndarray, priors: Priors) -> np.ndarray:
+        if self.prevalence == "em":
+            return prevalence.at_least(prevalence.em(logits, priors.train), len(logits))
+        if self.prevalence == "bbse":
+            if priors.confusion is None:
+                raise SvpkitError(
+                    "balance.prior_correction.prevalence: 'bbse' needs what the classifier says of "
+                    "val, and this one has no record of it (no val, or an older classifier)"
+                )
+            return prevalence.at_least(prevalence.bbse(logits, priors.confusion), len(logits))
         if priors.deployment is None:
             raise SvpkitError("evaluate.prevalence: missing; strategy 'prior_correction' needs it")
-        # a class that training never saw keeps a finite logit
-        ratio = np.maximum(priors.deployment, 1e-12) / np.maximum(priors.train, 1e-12)
-        return logits + (self.tau * np.log(ratio)).astype(logits.dtype)
+        return priors.deployment
 
 
 @dataclass(frozen=True)
@@ -119,12 +120,17 @@ class Synthetic:
     `to`: "largest" fills each class up to the largest; a mapping fills the classes that it names up
     to those counts; a number draws that share of the real particles, for every class but the
     largest. `at_most` limits the particles drawn for a class; `gates` are the limits of fidelity
-    that the host holds them to.
+    that the host holds them to. A drawn particle is seen `weight` times as often as a real one
+    (Ye-Bin et al. 2023 weigh them down), and not at all in the last `real_last` of the run
+    (SYNAuG, the same, trains on real data last). Both multiply what another strategy samples by, so
+    that the shares of the classes move with them, as the prior that is noted does.
     """
 
     to: Literal["largest"] | dict[str, int] | float = "largest"
     at_most: int | None = None
     gates: Mapping[str, float] = field(default_factory=dict)
+    weight: float = 1.0
+    real_last: float = 0.0
 
     def draws(self, counts: Mapping[str, int]) -> dict[str, int]:
         """Return how many particles to draw of each class, from the real counts of all classes."""
@@ -151,3 +157,14 @@ class Synthetic:
                 raise SvpkitError("balance.synthetic: no drawn particles are at hand to add")
             return train
         return concat([train, context.drawn]).with_classes(context.classes)
+
+    def factors(self, train: ParticleSet) -> Weights | None:
+        """Return what multiplies each particle's weight, over the run; None where nothing does."""
+        drawn = (train.table["origin"] == "synthetic").to_numpy()
+        if (self.weight == 1 and not self.real_last) or not drawn.any():
+            return None
+        first = np.where(drawn, self.weight, 1.0)
+        last = np.where(drawn, 0.0, 1.0)
+        if not self.real_last:
+            return first
+        return lambda progress: first if progress < 1 - self.real_last else last

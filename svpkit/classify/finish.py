@@ -1,0 +1,89 @@
+"""Before and after the fit: the last layer made ready, trained again, and val's answers noted."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from svpkit.classify import heads, prevalence
+from svpkit.classify.balance import Balance, Prepared
+from svpkit.classify.model import log, predict
+from svpkit.classify.second import Head, Seen
+from svpkit.errors import SvpkitError
+from svpkit.hookspecs import ImageSpec
+from svpkit.particles.particleset import ParticleSet
+
+BATCH = 512
+
+
+def ready(network: Any, balance: Balance, spec: ImageSpec, name: str, choose: bool) -> None:
+    """Make a new network ready for what the strategies ask of its last layer, or refuse.
+
+    `name` is the classifier's; `choose` says whether val may choose. Raises SvpkitError before
+    anything is trained. A new layer is drawn by torch's generator.
+    """
+    second = balance.having("second_stage")
+    for strategy, thing in second:
+        if getattr(thing, "needs_val", False) and not choose:
+            raise SvpkitError(
+                f"balance.{strategy}: val has to choose, and holds too few particles to; give the "
+                "value in the recipe"
+            )
+    if not isinstance(network, nn.Module):
+        return
+    if second or balance.cosine:
+        heads.check(network, spec, name)
+    if balance.cosine:
+        heads.use_cosine(network, balance.cosine, name)
+
+
+def second_stage(
+    network: Any,
+    prepared: Prepared,
+    balance: Balance,
+    params: Mapping[str, Any],
+    val: ParticleSet | None,
+) -> Head | None:
+    """Train the last layer again where a strategy does so, in place; return it, or None.
+
+    `val` is None where it may not choose. Each process does the same work.
+    """
+    head = None
+    for _, strategy in balance.having("second_stage"):
+        name = params["classifier"].plugin.name
+        seen = Seen(_features(network, prepared.train), prepared.train.labels)
+        if val is not None:
+            seen = replace(seen, val_features=_features(network, val), val_labels=val.labels)
+        now = heads.read(network, prepared.prior, name)
+        head = strategy.second_stage(now, seen, params["seed"])
+        heads.write(network, head, name)
+    return head
+
+
+def found(network: Any, val: ParticleSet, balance: Balance, head: Head | None) -> dict[str, Any]:
+    """Return what the weights alone do not tell, for the model's config.
+
+    val_confusion: the probabilities (K, K) that val particles are given, before any adjustment,
+    summed by true class (rows); cosine: the scale of a normalised last layer; second_stage: what it
+    says of itself.
+    """
+    said: dict[str, Any] = {}
+    if len(val):
+        told = prevalence.answers(logits(network, val), val.labels)
+        said["val_confusion"] = told.round(6).tolist()
+    if balance.cosine:
+        said["cosine"] = balance.cosine
+    return said | ({"second_stage": head.said} if head else {})
+
+
+def logits(network: Any, particles: ParticleSet) -> np.ndarray:
+    """Return what a network, or an object with `predict_proba`, says: float32 (N, K)."""
+    torched = isinstance(network, nn.Module)
+    call = network if torched else (lambda x: log(network.predict_proba(x)))
+    return np.concatenate(list(predict(call, particles, BATCH, torched)))
+
+
+def _features(network: Any, particles: ParticleSet) -> np.ndarray:
+    return np.concatenate(list(predict(network.features, particles, BATCH)))
