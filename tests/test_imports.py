@@ -25,6 +25,11 @@ ABOVE = (
     "bind",
     "drawn",
     "keep",
+    "suite",
+    "bench",
+    "board",
+    "ledger",
+    "measured",
 )
 
 

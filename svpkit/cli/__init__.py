@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from svpkit import __version__
+from svpkit.cli.bench import bench
 from svpkit.cli.data import data
 from svpkit.cli.experiments import compare, run, schema, why
 from svpkit.cli.likeness import fidelity
@@ -37,6 +38,7 @@ def cli(
 for command in (
     run,
     why,
+    bench,
     compare,
     schema,
     predict,

@@ -13,7 +13,7 @@ NEAR_ORACLE = "NEAR ORACLE"
 def near_oracle(story: "Story") -> bool:
     """Tell whether the generator learnt from the simulator that also made the particles here."""
     on = _pretrain(story).get("on")
-    simulated = isinstance(on, str) and on.startswith("simulated:")
+    simulated = _oracle(story) or isinstance(on, str) and on.startswith("simulated:")
     return simulated and bool(story.generators) and "simulated" in story.origins
 
 
@@ -26,8 +26,14 @@ def _pretrain(story: "Story") -> dict[str, Any]:
     return (story.recipe.get("generator") or {}).get("pretrain") or {}
 
 
+def _oracle(story: "Story") -> bool:
+    return (story.recipe.get("generator") or {}).get("plugin") == "simulated"
+
+
 def _learnt(story: "Story") -> list[str]:
     on = _pretrain(story).get("on")
+    if _oracle(story) and story.generators:
+        return ["What is called drawn was simulated afresh: an oracle, no generator does as well."]
     if not on or not story.generators:
         return []
     if near_oracle(story):
