@@ -54,8 +54,8 @@ def likeness(asked: Asked, registry: "Registry", store: Path, out: Path) -> dict
     from svpkit.particles.split import split
 
     kept, shape = Store(store), _shape(asked)
-    sides = (_read(each, asked, registry, kept, shape) for each in (asked.real, asked.drawn))
-    real, drawn = _named(*sides, kept)
+    real = _read(asked.real, asked, registry, kept, shape)
+    real, drawn = _named(real, _read(asked.drawn, asked, registry, kept, shape), kept)
     _check_classes(asked, ParticleSet.open(real.path), ParticleSet.open(drawn.path))
     rules = {"seed": asked.seed, "group": "group", "train": None, "val": 0.5, "test": None}
     halves, sets = kept.get(split, rules, real), [drawn]
