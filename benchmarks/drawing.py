@@ -20,6 +20,7 @@ PLAIN = ("generator.options={}", "generator.sample={}")
 # What is drawn, and what it changes in the quickstart.
 ARMS = {
     "ddpm": (),
+    "ddpm, 500 levels": ("generator.options.timesteps=500",),
     "copy": ("generator.plugin='copy'", *PLAIN),
     "copy_augment": ("generator.plugin='copy_augment'", *PLAIN),
     "noise": ("generator.plugin='noise'", *PLAIN),
@@ -63,7 +64,9 @@ def measure(name, seed, asked):
         return {**row, "error": str(error)}
     found = run.results
     macro = found["test"]["macro_auprc"]
-    against = next(d for d in found["differences"] if d["against"] == "oversample")["macro_auprc"]
+    ends = (found["name"], "oversample")
+    pairs = {(d["arm"], d["against"]): d["macro_auprc"] for d in found["differences"]}
+    against = pairs[ends]
     row |= {"macro_auprc": macro["value"], "low": macro["low"], "high": macro["high"]}
     row |= {"minus_oversample": against["value"]}
     row |= {"minus_low": against["low"], "minus_high": against["high"]}
