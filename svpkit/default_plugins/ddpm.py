@@ -32,7 +32,7 @@ def ddpm(
     ] = (),
     blocks: Annotated[int, Ge(1), "residual blocks at each resolution"] = 2,
     timesteps: Annotated[
-        int, Ge(2), Le(10_000), "noise levels T; 500 linear ones end before the noise does"
+        int, Ge(2), Le(10_000), "noise levels T; 500 linear ones end too early"
     ] = 500,
     schedule: Annotated[
         Literal["linear", "cosine", "sigmoid"], "how noise grows: betas 1e-4 .. 0.02, or a curve"
