@@ -7,8 +7,9 @@ again. SIMULATED particles; macro AUPRC on the test set beside oversample + augm
 """
 
 import argparse
-import csv
 from pathlib import Path
+
+from generators import append, read
 
 import svpkit
 from svpkit.errors import SvpkitError
@@ -46,11 +47,13 @@ def main():
     parser.add_argument("--store", type=Path, default=Path("store"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     asked = parser.parse_args()
-    done = {(row["drawn"], row["seed"]) for row in rows() if not row["error"]}
+    done = {(row["drawn"], row["seed"]) for row in read(RESULTS) if not row["error"]}
     for seed in asked.seeds:
         for name in (name for name in ARMS if asked.only in name):
             if (name, str(seed)) not in done:
-                append(measure(name, seed, asked))
+                row = measure(name, seed, asked)
+                print(row, flush=True)
+                append(RESULTS, COLUMNS, [row])
 
 
 def measure(name, seed, asked):
@@ -77,25 +80,6 @@ def measure(name, seed, asked):
     rejected = [each["reject_rate"] for each in found["selection"].values()]
     row["reject_rate"] = max(rejected, default=0.0)
     return {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
-
-
-def rows():
-    """Return the rows there are."""
-    if not RESULTS.is_file():
-        return []
-    with RESULTS.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append(row):
-    """Add a row and say it."""
-    print(row, flush=True)
-    new = not RESULTS.is_file()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,7 @@ def ddpm(
         "channels of each resolution in widths; empty: 1, 2, 4, 8 (lean: 1, 2, 4)",
     ] = (),
     blocks: Annotated[int, Ge(1), "residual blocks at each resolution"] = 2,
-    timesteps: Annotated[
-        int, Ge(2), Le(10_000), "noise levels T; 500 linear ones end too early"
-    ] = 500,
+    timesteps: Annotated[int, Ge(2), Le(10_000), "noise levels T; 500 linear ones end early"] = 500,
     schedule: Annotated[
         Literal["linear", "cosine", "sigmoid"], "how noise grows: betas 1e-4 .. 0.02, or a curve"
     ] = "linear",
