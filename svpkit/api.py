@@ -98,13 +98,19 @@ class Run:
         return Model.open(self.folder / "model", self.registry)
 
     def predict(self, images: "np.ndarray | ParticleSet") -> "pd.DataFrame":
-        """Return a probability a class and the class named for uint8 images (N, C, H, W)."""
+        """Return a probability a class and the class named for uint8 images (N, C, H, W).
+
+        "rejected" is named what reaches no threshold, where the recipe requires a precision.
+        """
         import pandas as pd
+
+        from svpkit.predict import names, thresholds_of
 
         model = self.model
         p = model.probabilities(images)
         table = pd.DataFrame(p, columns=[f"p_{c}" for c in model.spec.classes])
-        table.insert(0, "predicted", np.asarray(model.spec.classes)[p.argmax(1)])
+        limit = thresholds_of(self.folder, model.spec.classes)
+        table.insert(0, "predicted", names(p, model.spec.classes, limit))
         return table
 
     def generate(self, label: str, n: int, seed: int = 0) -> np.ndarray:
@@ -171,7 +177,7 @@ def execute(experiment: Experiment, *, runs: Path, store: Path, fresh: Sequence[
     """Run an experiment and write its folder `runs/<name>/`."""
     from svpkit import ranks
     from svpkit.checks import check_models, checking
-    from svpkit.keep import note_artifacts
+    from svpkit.keep import note_artifacts, note_thresholds
     from svpkit.pipeline import walk
     from svpkit.plan import plan
     from svpkit.record import write_run
@@ -196,6 +202,7 @@ def execute(experiment: Experiment, *, runs: Path, store: Path, fresh: Sequence[
         raise SvpkitError(f"{where}{said}") from None
     if not ranks.main():
         return Done(folder, None)
+    note_thresholds(folder, walked.evidence.path, experiment.recipe.name)
     summary = summary_table(write_run(folder, experiment, walked, kept))
     note_artifacts(folder, [artifact.name for artifact in kept.used], done=True)
     return Done(folder, summary, _notes(kept))

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svpkit import ledger, ranks
+from svpkit import ledger, pairs, ranks
 from svpkit.errors import SvpkitError
 from svpkit.ledger import Row
 from svpkit.measured import Places, Task, bound, measure
@@ -79,13 +79,16 @@ def run(
     """Run the cells that have no row yet; with `again` those too that failed.
 
     `only` keeps the cells whose name holds it. A grid search opens its winners on test as soon as
-    every configuration that they stood against has a row.
+    every configuration that they stood against has a row. Last, arms are paired with the baseline
+    on the test particles of their subset (see `pairs`).
     """
     opens = bench.suite.select is None
     left = todo(bench, only=only, again=again)
     _work(bench, [bench.task(cell, opens=opens) for cell in left], workers, say)
     if not opens:
         _open_winners(bench, workers, say)
+    if done := pairs.add(bench):
+        say(f"{done} differences to {bench.suite.baseline} paired on the test particles")
 
 
 def todo(bench: Bench, *, only: str = "", again: bool = False) -> list[Cell]:

@@ -70,7 +70,8 @@ class Experiment:
     """A recipe with everything it names: the first arm is the recipe's own.
 
     `pretraining` reads the simulated particles that the generator learns from first, `weights` are
-    those of a ready-made feature extractor; None where there are none.
+    those of a ready-made feature extractor; None where there are none. `corrections` are files of
+    corrected labels, in order.
     """
 
     recipe: Recipe
@@ -83,6 +84,7 @@ class Experiment:
     arms: tuple[Arm, ...]
     pretraining: Use | None = None
     weights: Located | None = None
+    corrections: tuple[Located, ...] = ()
 
 
 def bind(
@@ -102,6 +104,20 @@ def bind(
         return _bind(recipe, registry, where, roots)
     except SvpkitError as error:
         raise SvpkitError(f"{where}: {error}") from None
+
+
+def trained_by(recipe: Recipe, registry: Registry, where: str) -> Experiment:
+    """Return a recipe bound to plugins alone, for work on data that a store holds already."""
+    data, classifier = recipe.data, recipe.classifier
+    try:
+        reader = registry.use("reader", data.reader, data.options, "data.reader")
+        named = registry.use(
+            "classifier", classifier.plugin, classifier.options, "classifier.plugin"
+        )
+        arms = _arms(recipe, registry)
+    except SvpkitError as error:
+        raise SvpkitError(f"{where}: {error}") from None
+    return Experiment(recipe, where, reader, None, None, None, named, arms)
 
 
 def environment_root() -> Path | None:
@@ -149,6 +165,7 @@ def _bind(recipe: Recipe, registry: Registry, where: str, roots: list[Path]) -> 
         own = use, _place(use, test.path, roots, "data.test.path")
     generator = _generator(recipe, registry)
     classifier, weights = recipe.classifier, recipe.fidelity.weights
+    given = (data.corrections,) if isinstance(data.corrections, str) else data.corrections or ()
     return Experiment(
         recipe,
         where,
@@ -160,6 +177,7 @@ def _bind(recipe: Recipe, registry: Registry, where: str, roots: list[Path]) -> 
         _arms(recipe, registry),
         _pretraining(recipe, registry),
         locate(weights, roots, "fidelity.weights") if weights else None,
+        tuple(locate(path, roots, "data.corrections") for path in given),
     )
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from svpkit.bench import Bench
 from svpkit.evaluate.trial import mean_ranks, settle
 from svpkit.ledger import Row, number
+from svpkit.pairs import axes, intervals, metric
 from svpkit.report.trial import Board, Setting
-from svpkit.suite import Cell, Suite
+from svpkit.suite import Cell, Suite, apart
 
 BESIDE = ("macro_precision", "macro_recall", "at_prevalence.macro_auprc")
 COSTS = ("images_seen", "images_generator", "seconds")
@@ -29,7 +30,7 @@ def board(bench: Bench) -> Board:
     recipe = bench.cells[0].recipe
     return Board(
         name=bench.path.stem,
-        metric=_metric(suite),
+        metric=metric(suite),
         select=suite.select,
         baseline=suite.baseline,
         oracle=suite.oracle,
@@ -43,32 +44,38 @@ def board(bench: Bench) -> Board:
         costs=_costs([pair for pair in pairs if "error" not in pair[1]]),
         winners=_winners(suite, pairs),
         failed=[(cell.name, row["error"]) for cell, row in pairs if "error" in row],
+        apart=apart(suite),
         others=len(set(rows) - {cell.digest for cell in bench.cells}),
     )
 
 
-def _metric(suite: Suite) -> str:
-    return (suite.select or "val.macro_auprc").removeprefix("val.")
-
-
 def _settings(suite: Suite, pairs: Sequence[Pair]) -> tuple[list[Setting], list[Both]]:
     # a point of the grid each; of a grid search what `per` names of it, winners alone
-    axes = [key for key in suite.grid if not suite.select or key in suite.per]
+    keys, shown = axes(suite), metric(suite)
     points: dict[tuple[str, ...], list[Pair]] = {}
     for cell, row in pairs:
-        if f"test.{_metric(suite)}" in row:
-            points.setdefault(tuple(cell.value(axis) for axis in axes), []).append((cell, row))
+        if f"test.{shown}" in row:
+            points.setdefault(tuple(cell.value(key) for key in keys), []).append((cell, row))
     found, scores = [], []
     for point in sorted(points, key=_place):
         table = _tables(suite, points[point])
-        test, val = table(f"test.{_metric(suite)}"), table(f"val.{_metric(suite)}")
+        test, val = table(f"test.{shown}"), table(f"val.{shown}")
         said = settle(test, val, baseline=suite.baseline, oracle=suite.oracle, beside=suite.beside)
         for key in BESIDE:
             for arm, values in table(f"test.{key}").items():
                 said["arms"][arm][key] = _mean(values)
-        found.append(Setting(dict(zip(axes, point, strict=True)), said))
+        at = dict(zip(keys, point, strict=True))
+        found.append(Setting(at, said, _within(points[point])))
         scores.append((test, val))
     return found, scores
+
+
+def _within(pairs: Sequence[Pair]) -> dict[str, dict[int, dict[str, float]]]:
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for cell, row in pairs:
+        if np.isfinite((said := intervals(row))["value"]):
+            found.setdefault(cell.arm, {})[cell.seed] = said
+    return found
 
 
 def _tables(suite: Suite, pairs: Sequence[Pair]) -> Table:
@@ -130,7 +137,7 @@ def _costs(pairs: Sequence[Pair]) -> dict[str, dict[str, float]]:
 
 
 def _winners(suite: Suite, pairs: Sequence[Pair]) -> list[Mapping[str, Any]]:
-    metric = _metric(suite)
+    shown = metric(suite)
     return [
         {
             "arm": cell.arm,
@@ -139,8 +146,8 @@ def _winners(suite: Suite, pairs: Sequence[Pair]) -> list[Mapping[str, Any]]:
             "configurations": row["configurations"],
             **{
                 side: {
-                    "value": number(row, f"{side}.{metric}"),
-                    **{end: number(row, f"{side}.{metric}.{end}") for end in ("low", "high")},
+                    "value": number(row, f"{side}.{shown}"),
+                    **{end: number(row, f"{side}.{shown}.{end}") for end in ("low", "high")},
                 }
                 for side in ("val", "test")
             },

@@ -26,6 +26,7 @@ def check_models(experiment: Experiment) -> None:
         if recipe.generator and any(arm.drawing for arm in experiment.arms):
             _check_generator(experiment, recipe.generator, shape)
             _check_weights(experiment)
+        _check_promises(experiment)
     except SvpkitError as error:
         raise SvpkitError(f"{experiment.where}: {error}") from None
 
@@ -44,6 +45,18 @@ def _check_generator(experiment: Experiment, asked: Generator, shape: tuple[int,
         raise SvpkitError(
             f"generator.pretrain: '{asked.plugin}' has no weights to train beforehand"
         )
+
+
+def _check_promises(experiment: Experiment) -> None:
+    asked = experiment.recipe.evaluate.precision
+    for strategy in [s for arm in experiment.arms for s in arm.strategies] if asked else []:
+        estimated = getattr(strategy(), "prevalence", "stated")
+        if estimated != "stated":
+            raise SvpkitError(
+                f"evaluate.precision: thresholds chosen on val do not hold where the mix is "
+                f"estimated anew from every input (balance.{strategy.plugin.name}.prevalence = "
+                f"'{estimated}'); state it"
+            )
 
 
 def _check_weights(experiment: Experiment) -> None:
@@ -79,6 +92,8 @@ def check_classes(experiment: Experiment, classes: Sequence[str]) -> None:
     if isinstance(on, tuple) or not (on == "train" or experiment.pretraining):
         named["generator.pretrain.on"] = (on,) if isinstance(on, str) else on
     named["evaluate.prevalence"] = tuple(recipe.evaluate.prevalence or ())
+    asked = recipe.evaluate.precision
+    named["evaluate.precision"] = tuple(asked) if isinstance(asked, Mapping) else ()
     for key, names in named.items():
         more = ("train", "simulated:PROFILE") if key == "generator.pretrain.on" else ()
         for name in names:

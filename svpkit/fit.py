@@ -27,6 +27,8 @@ Loss = Callable[..., Tensor]
 Augment = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Fetch = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 Mix = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+# The shares of the run after which the schedule "step" goes on at a hundredth (Cao et al. 2019).
+STEPS = (0.8, 0.9)
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ def learning_rate(plan: Plan, images: int) -> float:
         return plan.lr * (images + plan.batch) / (start + plan.batch)
     if plan.schedule == "constant":
         return plan.lr
+    if plan.schedule == "step":
+        return plan.lr * 0.01 ** sum(images >= share * plan.images for share in STEPS)
     done = (images - start) / max(plan.images - start, 1)
     return plan.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 

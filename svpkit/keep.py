@@ -11,6 +11,7 @@ from svpkit.errors import SvpkitError
 from svpkit.store import folder_size, read_record, write_json
 
 UNDER_WAY = "artifacts.json"
+THRESHOLDS = "thresholds.json"
 
 
 def artifacts(root: Path) -> list[Path]:
@@ -36,6 +37,29 @@ def note_artifacts(folder: Path, names: list[str], *, done: bool) -> None:
     path = folder / UNDER_WAY
     before = _read(path)["artifacts"] if path.is_file() and not done else []
     write_json(path, {"artifacts": list(dict.fromkeys([*before, *names]))})
+
+
+def note_thresholds(folder: Path, evidence: Path, arm: str) -> None:
+    """Write what `predict` holds an arm's names to; a run without a required precision has none.
+
+    {"thresholds": {class: number, or null where nothing can be promised}, "required": {class:
+    number}, "confidence"}, taken from the evidence.
+    """
+    found = _read(evidence / "evidence.json")["test"][arm].get("thresholds")
+    if found is None:
+        (folder / THRESHOLDS).unlink(missing_ok=True)
+        return
+    said = {
+        key: {name: row[part] for name, row in found["per_class"].items()}
+        for key, part in (("thresholds", "threshold"), ("required", "required"))
+    }
+    write_json(folder / THRESHOLDS, said | {"confidence": found["confidence"]})
+
+
+def read_thresholds(folder: Path) -> dict[str, float | None] | None:
+    """Return the thresholds that a run's names are held to, by class; None where none are."""
+    path = folder / THRESHOLDS
+    return _read(path)["thresholds"] if path.is_file() else None
 
 
 def listing(root: Path, runs: Path) -> pd.DataFrame:

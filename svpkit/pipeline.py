@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from svpkit.bind import Arm, Experiment
 from svpkit.plugins import Use
+from svpkit.recipe import Test
 from svpkit.store import Artifact, Stage
 
 
@@ -116,11 +117,12 @@ def pretrain_params(experiment: Experiment) -> dict[str, Any]:
 def evidence_params(experiment: Experiment) -> dict[str, Any]:
     """Return what the evidence is asked for."""
     asked = experiment.recipe.evaluate
-    return {
+    params = {
         "arms": [arm.name for arm in experiment.arms],
         "prevalence": asked.prevalence,
         "replicates": asked.replicates,
     }
+    return params | ({"precision": asked.precision} if asked.precision else {})
 
 
 def _data(experiment: Experiment, get: Get) -> tuple[Artifact, Artifact]:
@@ -135,15 +137,23 @@ def _data(experiment: Experiment, get: Get) -> tuple[Artifact, Artifact]:
         reader, path = experiment.test
         params = {"reader": reader, "path": path, **shape}
         inputs.append(get(ingest, params, label="ingest: test"))
-    test = asked.test
     rules = {
         "seed": experiment.recipe.seed,
         "group": asked.group,
         "train": asked.train,
         "val": asked.val,
-        "test": test.share if test.share else {"group": test.group} if test.group else None,
+        "test": _held_out(asked.test),
     }
+    if experiment.corrections:
+        rules["corrections"] = experiment.corrections
     return inputs[0], get(split, rules, *inputs, label="split")
+
+
+def _held_out(test: Test) -> Any:
+    # how the split is asked for a test set; None where it is a set of its own
+    if test.fold is not None:
+        return {"fold": test.fold, "of": test.of}
+    return {"group": test.group} if test.group else test.share
 
 
 def _draw(

@@ -30,6 +30,7 @@ DEFAULT_PLUGINS = (
     "references",
     "oracle",
     "timm_models",
+    "cifar",
     "strategies",
 )
 

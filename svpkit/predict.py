@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from svpkit.errors import SvpkitError
+from svpkit.evaluate.thresholds import REJECTED, assign, limits
+from svpkit.keep import read_thresholds
 from svpkit.particles.ingest import QUARANTINE, import_set
 from svpkit.particles.particleset import ParticleSet, batches
 
@@ -26,8 +28,9 @@ def predict_source(
 ) -> pd.DataFrame:
     """Name every particle of `source` and write `out`: predictions (parquet, CSV) and counts.csv.
 
-    Files that cannot be read are listed in quarantine.csv. Returns the counts per class. Raises
-    SvpkitError where the run holds no model or the input no particle.
+    What reaches no threshold is named "rejected", where the recipe requires a precision. Files that
+    cannot be read are listed in quarantine.csv. Returns the counts per class. Raises SvpkitError
+    where the run holds no model or the input no particle.
     """
     from svpkit.classify.model import Model
 
@@ -40,23 +43,50 @@ def predict_source(
         particles = import_set(
             folder, reader, source, size=model.spec.size, channels=model.spec.channels
         )
-        _write(out, model, particles)
+        limit = thresholds_of(run, model.spec.classes)
+        _write(out, model, particles, limit)
         if (folder / QUARANTINE).is_file():
             shutil.copyfile(folder / QUARANTINE, out / QUARANTINE)
-    return _counts(out, model.spec.classes)
+    binned = () if limit is None else (REJECTED,)
+    return _counts(out, (*model.spec.classes, *binned))
 
 
-def named(model: "Model", particles: ParticleSet) -> Iterator[pd.DataFrame]:
-    """Yield predictions in blocks: the particle's columns, `predicted`, a probability a class."""
+def thresholds_of(run: Path, classes: Sequence[str]) -> np.ndarray | None:
+    """Return the threshold of each class (K,) that a run's names are held to; None where none."""
+    found = read_thresholds(run)
+    return None if found is None else limits(found, classes)
+
+
+def names(p: np.ndarray, classes: Sequence[str], limit: np.ndarray | None = None) -> np.ndarray:
+    """Return the likeliest class of each particle (N,) from probabilities p (N, K).
+
+    With thresholds `limit` (K,), "rejected" where the class does not reach its own.
+    """
+    if limit is None:
+        return np.asarray(classes)[p.argmax(1)]
+    return np.asarray([*classes, REJECTED])[assign(p, limit)]
+
+
+def named(
+    model: "Model", particles: ParticleSet, limit: np.ndarray | None = None
+) -> Iterator[pd.DataFrame]:
+    """Yield predictions in blocks: the particle's columns, `predicted`, a probability a class.
+
+    All particles are looked at before the first is named: strategies that estimate the mix at work
+    (em, bbse) estimate it from the whole input.
+    """
     classes = model.spec.classes
+    probabilities = model.probabilities(particles)
     for block in batches(len(particles), BLOCK):
-        p = model.probabilities(particles.images(block))
+        p = probabilities[block]
         table = particles.table.iloc[block].reset_index(drop=True)[list(KEPT)]
-        table.insert(1, "predicted", np.asarray(classes)[p.argmax(1)])
+        table.insert(1, "predicted", names(p, classes, limit))
         yield pd.concat([table, pd.DataFrame(p, columns=[f"p_{c}" for c in classes])], axis=1)
 
 
-def _write(out: Path, model: "Model", particles: ParticleSet) -> None:
+def _write(
+    out: Path, model: "Model", particles: ParticleSet, limit: np.ndarray | None = None
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -66,7 +96,7 @@ def _write(out: Path, model: "Model", particles: ParticleSet) -> None:
     csv.unlink(missing_ok=True)
     writer = None
     try:
-        for table in named(model, particles):
+        for table in named(model, particles, limit):
             table.to_csv(csv, mode="a", index=False, header=writer is None)
             rows = pa.Table.from_pandas(table.astype({c: str for c in KEPT[:3]}))
             writer = writer or pq.ParquetWriter(out / "predictions.parquet", rows.schema)

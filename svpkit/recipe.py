@@ -20,12 +20,16 @@ class _Frozen(BaseModel):
 
 
 class Test(_Frozen):
-    """The test set: a share of the data, held-out groups, or a set of its own."""
+    """The test set: a share of the data, a fold of it, held-out groups, or a set of its own."""
 
     share: Share | None = None
     """share of the groups; the same for every seed"""
     group: str | tuple[str, ...] | None = None
     """value or values of the group column that are held out"""
+    fold: Annotated[int, Field(ge=0)] | None = None
+    """cross-validation: which of `of` parts is held out, 0 the first; groups stay whole"""
+    of: Annotated[int, Field(ge=2, le=100)] = 5
+    """how many parts there are"""
     reader: str | None = None
     """reader of a set of its own"""
     path: str | None = None
@@ -37,14 +41,16 @@ class Test(_Frozen):
     @classmethod
     def _number_is_a_share(cls, value: Any) -> Any:
         if isinstance(value, str):
-            raise ValueError("wants a share, { group = ... } or { reader = ... }")
+            raise ValueError("wants a share, { group = ... }, { fold = ... } or { reader = ... }")
         return {"share": value} if isinstance(value, (int, float)) else value
 
     @model_validator(mode="after")
     def _one_way(self) -> "Test":
-        ways = [self.share is not None, self.group is not None, self.reader is not None]
-        if sum(ways) != 1:
-            raise ValueError("wants one of a share, `group` or `reader`")
+        ways = (self.share, self.group, self.fold, self.reader)
+        if sum(way is not None for way in ways) != 1:
+            raise ValueError("wants one of a share, `group`, `fold` or `reader`")
+        if self.fold is not None and self.fold >= self.of:
+            raise ValueError(f"fold {self.fold} of {self.of}: the first is 0")
         return self
 
 
@@ -71,6 +77,8 @@ class Data(_Frozen):
     """share of the data for validation, or counts per class"""
     test: Test = Field(default_factory=lambda: Test(share=0.2))
     """share of the data, held-out groups, or a set of its own; opened once, by the score stage"""
+    corrections: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """CSV of corrected labels, as `svpkit audit` writes; several are applied one after the other"""
 
 
 class Train(_Frozen):
@@ -82,8 +90,8 @@ class Train(_Frozen):
     """images a step, over all processes"""
     lr: float = Field(default=1e-3, gt=0)
     """learning rate at its highest"""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """what follows the warm-up"""
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    """what follows the warm-up; step: a hundredth of the rate at 80 % of the run, again at 90 %"""
     warmup: float = Field(default=0.02, ge=0, lt=1)
     """share of the run with a rising rate"""
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
@@ -105,8 +113,8 @@ class GeneratorTrain(Train):
     """images a step, over all processes"""
     lr: float = Field(default=1e-4, gt=0)
     """learning rate at its highest"""
-    schedule: Literal["cosine", "constant"] = "constant"
-    """what follows the warm-up"""
+    schedule: Literal["cosine", "constant", "step"] = "constant"
+    """what follows the warm-up; step: a hundredth of the rate at 80 % of the run, again at 90 %"""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """optimizer"""
     ema: float = Field(default=0.9999, ge=0, lt=1)
@@ -226,6 +234,8 @@ class Evaluate(_Frozen):
 
     prevalence: dict[str, float] | None = None
     """expected mix of classes at work: for prior correction and for re-weighted scores alike"""
+    precision: Share | dict[str, Share] | None = None
+    """precision to hold, for every class or {class = number}; what cannot is named `rejected`"""
     replicates: int = Field(default=2000, ge=100, le=100_000)
     """bootstrap replicates of the intervals"""
 

@@ -63,6 +63,7 @@ def run_record(experiment: Experiment, walked: Walked, store: Store) -> dict[str
         "processes": ranks.size(),
         "commit": commit(),
         "data": {name: s["digest"] for name, s in split.record["sets"].items()},
+        **_corrections(split.record),
         "artifacts": {
             label: {"name": a.name, "key": a.key, "code": read_record(a.path)["code"]}
             for label, a in labelled(store.used).items()
@@ -144,6 +145,11 @@ def tell(experiment: Experiment, walked: Walked, store: Store, run: dict[str, An
         ],
         origins=tuple(split.record["origins"]),
     )
+
+
+def _corrections(split: Mapping[str, Any]) -> dict[str, Any]:
+    found = split.get("corrections")
+    return {"corrections": {k: found[k] for k in ("files", "applied", "counts")}} if found else {}
 
 
 def _seen(generator: Artifact) -> int | None:

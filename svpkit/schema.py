@@ -1,4 +1,4 @@
-"""The recipe's keys as a table for people, and as a JSON Schema for editors."""
+"""The keys of recipes and suites as tables for people, and as JSON Schemas for editors."""
 
 from typing import Any
 
@@ -8,15 +8,17 @@ from svpkit.options import type_name
 from svpkit.recipe import Baseline, Recipe, model_in
 from svpkit.toml import spell
 
+DIALECT = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
 
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a recipe, `extends` included."""
-    schema = Recipe.model_json_schema()
-    about = "another recipe, relative to this one, whose keys hold where this one is silent"
+
+def json_schema(model: type[BaseModel] = Recipe) -> dict[str, Any]:
+    """Return the JSON Schema of a recipe or a suite, `extends` included."""
+    schema = model.model_json_schema()
+    about = "another file of the kind, relative to this one, whose keys hold where this is silent"
     schema["properties"]["extends"] = {"type": "string", "description": about}
-    # what a recipe must have may come from the one that it extends
+    # what a file must have may come from the one that it extends
     schema.pop("required", None)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return DIALECT | schema
 
 
 def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[tuple[str, str, str, str]]:
@@ -33,10 +35,10 @@ def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[tuple[str, s
     return rows
 
 
-def markdown() -> str:
-    """Return the table of keys as Markdown, for recipes/README.md."""
+def markdown(model: type[BaseModel] = Recipe) -> str:
+    """Return the table of keys as Markdown, for the README files of recipes and benchmarks."""
     rows = ["| key | type | default | what it is |", "|---|---|---|---|"]
-    for cells in keys():
+    for cells in keys(model):
         shown = [f"`{cells[0]}`", cells[1], f"`{cells[2]}`", cells[3]]
         rows.append("| " + " | ".join(c.replace("|", "or") for c in shown) + " |")
     return "\n".join(rows)

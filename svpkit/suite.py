@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from svpkit.errors import SvpkitError, choices, nearest, unknown
@@ -36,10 +37,14 @@ class Suite(BaseModel):
     """dotted keys of the recipe, each with the list of values it takes"""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     """seeds of the recipe: each its own real subset, split and training, shared by all arms"""
+    folds: dict[str, Any] = {}
+    """dotted keys of the recipe, each with one value a seed: cross-validation"""
     select: (
         Literal["val.macro_auprc", "val.macro_precision", "val.macro_recall", "val.macro_f1"] | None
     ) = None
     """a grid search: the winner by this, its mean over the seeds, is opened on test, no other"""
+    draw: Annotated[int, Field(ge=1)] | None = None
+    """grid search: so many points of the grid, by chance and the same each time; by default all"""
     per: tuple[str, ...] = ()
     """grid search: a winner for each value of these: `arm`, `seed` or keys of the grid"""
     baseline: str | None = None
@@ -82,7 +87,8 @@ def load(path: Path) -> Suite:
     """Read a suite; raises SvpkitError naming file, dotted key and the nearest right one."""
     values = read_toml(path)
     try:
-        suite = Suite.model_validate({**values, "grid": flatten(values.get("grid", {}))})
+        flat = {key: flatten(values.get(key, {})) for key in ("grid", "folds")}
+        suite = Suite.model_validate({**values, **flat})
     except (ValidationError, AttributeError) as error:
         raise SvpkitError(f"{path}: {_say(error)}") from None
     arms = suite.arms or {Path(suite.recipe).stem: {}}
@@ -97,8 +103,13 @@ def load(path: Path) -> Suite:
     for axis in suite.per:
         if axis not in (axes := ["arm", "seed", *suite.grid]):
             raise unknown(f"{path}: per", axis, axes)
-    if suite.per and not suite.select:
-        raise SvpkitError(f"{path}: per: a winner is only sought where `select` says by what")
+    for key, given in suite.folds.items():
+        if not isinstance(given, list) or len(given) != len(suite.seeds):
+            wanted = f"a list of {len(suite.seeds)} is wanted, a value for each of `seeds`"
+            raise SvpkitError(f"{path}: folds.{key}: given {spell(given)}, {wanted}")
+    for key in ("per", "draw"):
+        if getattr(suite, key) and not suite.select:
+            raise SvpkitError(f"{path}: {key}: a winner is only sought where `select` says by what")
     return suite
 
 
@@ -113,12 +124,13 @@ def cells(suite: Suite, path: Path) -> tuple[Cell, ...]:
     base = overlay(base, suite.set, f"{path}: set")
     arms = suite.arms or {Path(suite.recipe).stem: {}}
     made = {arm: overlay(base, own, f"{path}: arms.{arm}") for arm, own in arms.items()}
-    points = list(_points(suite, base, path))
+    points = _drawn(list(_points(suite, base, path)), suite.draw)
     found: dict[str, Cell] = {}
-    for seed, (at, changes), arm in product(suite.seeds, points, arms):
+    for (i, seed), (at, point), arm in product(enumerate(suite.seeds), points, arms):
+        changes = point | {key: given[i] for key, given in suite.folds.items()}
         for dotted in flatten(arms[arm]):
             if dotted in flatten(changes):
-                raise SvpkitError(f"{path}: arms.{arm}: '{dotted}' is in the grid too")
+                raise SvpkitError(f"{path}: arms.{arm}: '{dotted}' is in the grid or folds too")
         values = overlay(made[arm], changes, f"{path}: {arm}") | {"seed": seed}
         where = ", ".join([arm, *(f"{k} = {v}" for k, v in at.items()), f"seed {seed}"])
         recipe = validate({**values, "name": "cell"}, f"{path}: {where}")
@@ -129,6 +141,19 @@ def cells(suite: Suite, path: Path) -> tuple[Cell, ...]:
         renamed = recipe.model_copy(update={"name": name})
         found[cell.digest] = Cell(arm, at, seed, renamed)
     return tuple(found.values())
+
+
+def apart(suite: Suite) -> dict[str, list[str]]:
+    """Return the dotted keys by which arms differ beyond how they meet imbalance.
+
+    Remedies are `balance` and `generator`; an arm that changes data, classifier or scores beside
+    them is not on equal terms with the others, unless that is the question.
+    """
+    found = {
+        arm: [k for k in flatten(own) if k.split(".")[0] not in ("balance", "generator")]
+        for arm, own in suite.arms.items()
+    }
+    return {arm: keys for arm, keys in found.items() if keys}
 
 
 def overlay(values: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -188,6 +213,13 @@ def _points(
         yield {k: text for k, (text, _) in pairs}, {k: value for k, (_, value) in pairs}
 
 
+def _drawn(points: list[Any], n: int | None) -> list[Any]:
+    if n is None or n >= len(points):
+        return points
+    rng = np.random.Generator(np.random.Philox(len(points)))
+    return [points[i] for i in sorted(rng.permutation(len(points))[:n])]
+
+
 def _short(value: Any) -> str:
     # { silicone_oil = 50, air_bubble = 50 } is 50
     same = isinstance(value, Mapping) and len({spell(v) for v in value.values()}) == 1
@@ -208,7 +240,7 @@ def _digest(values: Any) -> str:
 
 def _say(error: ValidationError | AttributeError) -> str:
     if isinstance(error, AttributeError):
-        return "grid: a table of dotted keys and lists is wanted"
+        return "grid, folds: tables of dotted keys and lists are wanted"
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     dotted = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":

@@ -7,13 +7,14 @@ from svpkit import draws
 
 
 def pixel_map(
-    images: Tensor, seeds: Tensor, flips: bool, turns: bool, shift: int, fill: str
+    images: Tensor, seeds: Tensor, flips: bool | str, turns: bool, shift: int, fill: str
 ) -> Tensor:
     """Return images (B, C, S, S) flipped, turned and shifted by up to `shift` pixels.
 
     One gather moves every pixel, so that grey values stay as they are. With both `flips` and
-    `turns` the eight orientations are equally likely. `fill` says what a shift brings into view:
-    "background" (the median of the image's border) or "reflect".
+    `turns` the eight orientations are equally likely; `flips` "horizontal" mirrors left and right
+    alone. `fill` says what a shift brings into view: "background" (the median of the image's
+    border), "reflect", or "black" (-1).
     """
     side, chance = images.shape[-1], draws.uniform(seeds, (5,), "augment")
     swap, flip_y, flip_x = _orientation(chance[:, :3], flips, turns)
@@ -24,9 +25,11 @@ def pixel_map(
     index = (from_rows[:, :, None] + from_columns[:, None, :]).flatten(1)
     moved = images.flatten(2).gather(2, index[:, None].expand(-1, images.shape[1], -1))
     moved = moved.view_as(images)
-    if fill == "background" and shift:
+    if fill != "reflect" and shift:
         out = rows_out[:, :, None] | columns_out[:, None, :]
-        moved = torch.where(out[:, None], background(images)[:, :, None, None], moved)
+        black = fill == "black"
+        behind = images.new_tensor(-1.0) if black else background(images)[:, :, None, None]
+        moved = torch.where(out[:, None], behind, moved)
     return moved
 
 
@@ -42,11 +45,11 @@ def background(images: Tensor) -> Tensor:
     return torch.cat(border, dim=-1).median(dim=-1).values
 
 
-def _orientation(chance: Tensor, flips: bool, turns: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _orientation(chance: Tensor, flips: bool | str, turns: bool) -> tuple[Tensor, Tensor, Tensor]:
     # a quarter turn swaps the axes and flips one of them: three booleans (B, 1)
     quarter = (4 * chance[:, :1]).long() * int(turns)
-    mirror = (chance[:, 1:] < 0.5) & flips
-    flip_y = (quarter >= 2) ^ mirror[:, :1]
+    mirror = (chance[:, 1:] < 0.5) & bool(flips)
+    flip_y = (quarter >= 2) ^ (mirror[:, :1] & (flips != "horizontal"))
     flip_x = ((quarter == 1) | (quarter == 2)) ^ mirror[:, 1:]
     return quarter % 2 == 1, flip_y, flip_x
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from svpkit.classify import conflicts, losses
 from svpkit.classify.context import Context, Priors
-from svpkit.classify.sampling import Weights, at, product
+from svpkit.classify.sampling import Weights, at, within
 from svpkit.errors import SvpkitError, unknown
 from svpkit.fit import Augment
 from svpkit.particles.particleset import ParticleSet
@@ -56,7 +56,7 @@ class Balance:
         for _, strategy in self.having("sampler"):
             weights = _known(strategy.sampler(labels))
         for _, strategy in self.having("factors"):
-            weights = product(weights, strategy.factors(train))
+            weights = within(weights, strategy.factors(train), labels)
         # what changes over the run is counted as it is at the end, when the rate is lowest
         counts = seen(labels, context.classes, None if weights is None else at(weights, 1.0))
         loss: Any = losses.cross_entropy(counts)

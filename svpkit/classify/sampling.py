@@ -69,10 +69,19 @@ def at(weights: Weights, progress: float) -> np.ndarray:
     return np.asarray(weights(progress) if callable(weights) else weights, dtype=np.float64)
 
 
-def product(one: Weights | None, other: Weights | None) -> Weights | None:
-    """Return both weights multiplied; None stands for particles as they are."""
-    if one is None or other is None:
-        return other if one is None else one
-    if callable(one) or callable(other):
-        return lambda progress: at(one, progress) * at(other, progress)
-    return one * other
+def within(sampler: Weights | None, factors: Weights | None, labels: np.ndarray) -> Weights | None:
+    """Return what a sampler weighs by times factors; None stands for particles as they are.
+
+    The shares of the classes are the sampler's: factors move weight between the particles of a
+    class (labels (N,)) alone. Without a sampler the shares move with the factors.
+    """
+    if sampler is None or factors is None:
+        return factors if sampler is None else sampler
+
+    def weights(progress: float) -> np.ndarray:
+        asked = at(sampler, progress)
+        moved = asked * at(factors, progress)
+        wanted, there = np.bincount(labels, asked), np.bincount(labels, moved)
+        return moved * (wanted / np.where(there > 0, there, 1))[labels]
+
+    return weights if callable(sampler) or callable(factors) else weights(0.0)

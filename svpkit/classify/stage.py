@@ -26,7 +26,7 @@ from svpkit.plugins import Use
 from svpkit.store import file_digest, plain, stage, write_json
 
 
-@stage(revision=1, everywhere=True, resumes=True)
+@stage(revision=2, everywhere=True, resumes=True)
 def classifier(out: Path, params: Mapping[str, Any], split: Path, *synthetic: Path) -> None:
     """Train a classifier on a split's training set and write a model folder.
 

@@ -27,14 +27,15 @@ class Augment:
     """Random flips, quarter turns, shifts and brightness: what does not change a particle's class.
 
     `shift` is the largest shift as a share of the side, rounded to whole pixels; what comes into
-    view is the background (median of the border) or the mirrored image. `brightness` is the largest
-    change of the grey level, as a share of the whole range.
+    view is the background (median of the border), the mirrored image, or black. `flips` may be
+    "horizontal" alone. `brightness` is the largest change of the grey level, as a share of the
+    whole range. Four of 32 pixels, black and horizontal are the usual crop and flip of CIFAR.
     """
 
-    flips: bool = True
+    flips: bool | Literal["horizontal"] = True
     turns: bool = True
     shift: float = 0.0625
-    fill: Literal["background", "reflect"] = "background"
+    fill: Literal["background", "reflect", "black"] = "background"
     brightness: float = 0.0
 
     def augment(
@@ -122,8 +123,8 @@ class Synthetic:
     largest. `at_most` limits the particles drawn for a class; `gates` are the limits of fidelity
     that the host holds them to. A drawn particle is seen `weight` times as often as a real one
     (Ye-Bin et al. 2023 weigh them down), and not at all in the last `real_last` of the run
-    (SYNAuG, the same, trains on real data last). Both multiply what another strategy samples by, so
-    that the shares of the classes move with them, as the prior that is noted does.
+    (SYNAuG, the same, trains on real data last). Where another strategy samples, the shares of the
+    classes stay its own; else they move with both, as the prior that is noted does.
     """
 
     to: Literal["largest"] | dict[str, int] | float = "largest"

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from svpkit import __version__
+from svpkit.cli.audit import audit
 from svpkit.cli.bench import bench
 from svpkit.cli.data import data
 from svpkit.cli.experiments import compare, run, schema, why
@@ -45,6 +46,7 @@ for command in (
     generate,
     export,
     fidelity,
+    audit,
     data,
     plugins,
     store,

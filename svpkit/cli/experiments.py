@@ -79,10 +79,14 @@ def compare(first: str, second: str, runs: Path) -> None:
 
 @click.command()
 @click.option("--keys", is_flag=True, help="Print the table of keys as Markdown instead.")
-def schema(keys: bool) -> None:
+@click.option("--suite", is_flag=True, help="Of a suite (`svpkit bench`) instead of a recipe.")
+def schema(keys: bool, suite: bool) -> None:
     """Print the JSON Schema of a recipe, so that editors complete and check it."""
     import json
 
+    from svpkit.recipe import Recipe
     from svpkit.schema import json_schema, markdown
+    from svpkit.suite import Suite
 
-    click.echo(markdown() if keys else json.dumps(json_schema(), indent=1))
+    model = Suite if suite else Recipe
+    click.echo(markdown(model) if keys else json.dumps(json_schema(model), indent=1))

@@ -135,12 +135,14 @@ def logit_adjustment(
 
 def augment(
     *,
-    flips: Annotated[bool, "mirror at random"] = True,
+    flips: Annotated[
+        bool | Literal["horizontal"], "mirror at random; horizontal: left and right alone"
+    ] = True,
     turns: Annotated[bool, "turn by 0, 90, 180 or 270 degrees"] = True,
     shift: Annotated[float, Ge(0), Le(0.5), "largest shift, as a share of the side"] = 0.0625,
-    fill: Annotated[Literal["background", "reflect"], "what a shift brings into view"] = (
-        "background"
-    ),
+    fill: Annotated[
+        Literal["background", "reflect", "black"], "what a shift brings into view"
+    ] = "background",
     brightness: Annotated[
         float, Ge(0), Le(1), "largest change of grey, as a share of the range"
     ] = 0.0,

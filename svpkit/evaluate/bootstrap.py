@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -16,15 +17,16 @@ from scipy import sparse
 
 from svpkit.evaluate.blocks import Blocks, cut
 from svpkit.evaluate.metrics import ratio
+from svpkit.evaluate.multinomial import Cells
 
-CHUNK = 250
+CHUNK = 256
 """Replicates made at once, at most; each chunk has its own random stream."""
 
-CHUNK_COUNTS = 20_000_000
+CHUNK_COUNTS = 8_000_000
 """Counts held at once, at most."""
 
-LARGE_CELL = 16
-"""From this size on one binomial draw is cheaper than drawing a cell's particles singly."""
+LEAST_CHUNK = 16
+"""Replicates made at once, at least."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Units:
     """What is resampled: joint cells of particles, or whole groups.
 
     `size` (M,) is how many exchangeable members a unit has, `stratum` (M,) what it is drawn
-    within; particles `member` (P,) stand for their unit `unit` (P,).
+    within, rising; particles `member` (P,) stand for their unit `unit` (P,).
     """
 
     size: np.ndarray
@@ -60,11 +62,13 @@ class Units:
 class Arm:
     """One arm ready for resampling.
 
-    A sparse table sums units (M,) to the class and block of each ranking, (K * B, M), and to the
-    confusion, (K * K, M); `shift` (V, K) is what steps miss of the exact average precision.
+    `own` (J, M), where there is one, sums joint units to the arm's own cells. A sparse table sums
+    these to the class and block of each ranking, (K * B, J), and to the confusion, (K * K, J);
+    `shift` (V, K) is what steps miss of the exact average precision.
     """
 
     blocks: list[Blocks]
+    own: sparse.csr_array | None
     tables: list[sparse.csr_array]
     confusion: sparse.csr_array
     shift: np.ndarray
@@ -72,11 +76,18 @@ class Arm:
 
 def particle_cells(labels: np.ndarray, keys: Sequence[np.ndarray]) -> Units:
     """Joint cells of exchangeable particles: same class (N,) and same value in every key (N,)."""
+    cell, first = _cells(labels, keys)
+    return Units(np.bincount(cell), labels[first], first, np.arange(first.size))
+
+
+def _cells(labels: np.ndarray, keys: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    # each particle's cell (N,) and the first of each cell (M,), cells in order of their class
     cell = labels.astype(np.int64)
     for key in keys:
         cell = pd.factorize(cell * (int(key.max()) + 1) + key)[0].astype(np.int64)
     first = np.unique(cell, return_index=True)[1]
-    return Units(np.bincount(cell), labels[first], first, np.arange(first.size))
+    order = np.argsort(labels[first], kind="stable")
+    return np.argsort(order)[cell], first[order]
 
 
 def whole_groups(labels: np.ndarray, groups: np.ndarray) -> Units:
@@ -92,25 +103,9 @@ def whole_groups(labels: np.ndarray, groups: np.ndarray) -> Units:
     n = np.bincount(stratum)
     alone = n[stratum] == 1
     stratum[alone] = n.size if alone.sum() > 1 else n.argmax()
-    return Units(np.ones(len(holds), np.int64), stratum, np.arange(labels.size), unit)
-
-
-def draw(rng: np.random.Generator, units: Units, replicates: int) -> np.ndarray:
-    """Times each unit's members are drawn, (M, R): one multinomial a stratum and replicate."""
-    counts = np.zeros((replicates, units.size.size), np.int32)
-    for stratum in np.unique(units.stratum):
-        chosen = np.flatnonzero(units.stratum == stratum)
-        large = chosen[units.size[chosen] >= LARGE_CELL]
-        small = chosen[units.size[chosen] < LARGE_CELL]
-        owner = np.repeat(np.arange(small.size, dtype=np.int32), units.size[small])
-        n = units.size[chosen].sum()
-        drawn = rng.multinomial(n, np.append(units.size[large], owner.size) / n, replicates)
-        counts[:, large] = drawn[:, :-1]
-        for row, rest in zip(counts, drawn[:, -1], strict=True):
-            if rest:
-                hit = owner[rng.integers(owner.size, size=rest, dtype=np.uint32)]
-                row[small] = np.bincount(hit, minlength=small.size)
-    return np.ascontiguousarray(counts.T)
+    order = np.argsort(stratum, kind="stable")
+    unit = np.argsort(order)[unit]
+    return Units(np.ones(order.size, np.int64), stratum[order], np.arange(labels.size), unit)
 
 
 def step_auprc(
@@ -162,7 +157,8 @@ def bootstrap(
     else:
         units = whole_groups(labels, groups)
     each = zip(predicted, cuts, strict=True)
-    ready = [_arm(labels, guess, blocks, units, weights) for guess, blocks in each]
+    joint = groups is None and len(arms) > 1
+    ready = [_arm(labels, guess, blocks, units, weights, joint) for guess, blocks in each]
     levels = levels or [[] for _ in arms]
     parts = []
     for times in _chunks(units, replicates, seed):
@@ -173,11 +169,18 @@ def bootstrap(
 
 
 def _chunks(units: Units, replicates: int, seed: int) -> Iterator[np.ndarray]:
-    chunk = int(np.clip(CHUNK_COUNTS // units.size.size, 8, CHUNK))
+    # times each unit's members are drawn, (M, R): one multinomial a stratum and replicate
+    edges = [*np.flatnonzero(np.diff(units.stratum, prepend=-1)), units.size.size]
+    parts = [slice(*ends) for ends in pairwise(edges)]
+    cells = [Cells.of(units.size[part]) for part in parts]
+    chunk = int(np.clip(CHUNK_COUNTS // units.size.size, LEAST_CHUNK, CHUNK))
     for number, start in enumerate(range(0, replicates, chunk)):
         key = np.random.SeedSequence(seed, spawn_key=(number,))
         rng = np.random.Generator(np.random.Philox(key))
-        yield draw(rng, units, min(chunk, replicates - start))
+        counts = np.empty((units.size.size, min(chunk, replicates - start)), np.int32)
+        for part, own in zip(parts, cells, strict=True):
+            own.draw(rng, counts[part])
+        yield counts
 
 
 def _arm(
@@ -186,13 +189,19 @@ def _arm(
     cuts: list[Blocks],
     units: Units,
     weights: np.ndarray,
+    joint: bool,
 ) -> Arm:
-    n_classes, label = len(cuts), labels[units.member].astype(np.int64)
+    n_classes, own = len(cuts), None
+    if joint:
+        member = units.member
+        keys = [predicted[member], *(blocks.block[member] for blocks in cuts)]
+        cell, first = _cells(labels[member], keys)
+        own = _sums(cell, units.unit, (first.size, units.size.size))
+        units = Units(np.bincount(cell), labels[member[first]], member[first], cell[first])
 
     def table(key: np.ndarray, n: int) -> sparse.csr_array:
-        at = (label * n + key[units.member], units.unit)
-        ones = np.ones(label.size, np.int32)
-        return sparse.csr_array((ones, at), shape=(n_classes * n, units.size.size))
+        at = labels[units.member].astype(np.int64) * n + key[units.member]
+        return _sums(at, units.unit, (n_classes * n, units.size.size))
 
     shift = np.zeros(weights.shape)
     for v, weight in enumerate(weights):
@@ -200,13 +209,18 @@ def _arm(
             steps = step_auprc(blocks.size[..., None], k, weight, blocks)[0][0]
             shift[v, k] = blocks.exact[v] - steps
     tables = [table(blocks.block, int(blocks.parent[-1]) + 1) for blocks in cuts]
-    return Arm(cuts, tables, table(predicted, n_classes), shift)
+    return Arm(cuts, own, tables, table(predicted, n_classes), shift)
+
+
+def _sums(row: np.ndarray, column: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
+    return sparse.csr_array((np.ones(row.size, np.int32), (row, column)), shape=shape)
 
 
 def _replicate(
     arm: Arm, levels: Sequence[np.ndarray], weights: np.ndarray, times: np.ndarray
 ) -> Replicates:
     n_classes, n = weights.shape[1], times.shape[1]
+    times = times if arm.own is None else arm.own @ times
     auprc, curves = np.empty((len(weights), n, n_classes)), []
     for k, (blocks, table) in enumerate(zip(arm.blocks, arm.tables, strict=True)):
         counts = blocks.spread((table @ times).reshape(n_classes, -1, n))

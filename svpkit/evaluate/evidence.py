@@ -9,31 +9,38 @@ import numpy as np
 import pandas as pd
 
 from svpkit.errors import SvpkitError
+from svpkit.evaluate import thresholds
+from svpkit.evaluate.rejection import judge
 from svpkit.evaluate.statistics import evaluate_paired
 from svpkit.store import stage
 
 SETS = ("test", "val")
 
 
-@stage(revision=1)
+@stage(revision=2)
 def evidence(out: Path, params: Mapping[str, Any], *scores: Path) -> None:
     """Write `evidence.json`: {"test", "val": {arm: evaluation}, "differences": [...]}.
 
     `params`: arms (names, in the order of `scores`; the first is compared with each of the others),
-    prevalence, replicates. `scores` hold test.parquet and val.parquet. The same resampled particles
-    serve all arms.
+    prevalence, replicates, precision (a number or {class: number}, missing where none is required).
+    `scores` hold test.parquet and val.parquet. The same resampled particles serve all arms. Where a
+    precision is required, what came of it is the test evaluation's "thresholds" (see `promises`).
     """
     found: dict[str, Any] = {}
+    seen: dict[str, Mapping[str, pd.DataFrame]] = {}
     for name in SETS:
         # differences are later minus earlier: the recipe's own arm goes last
         arms = dict(zip(params["arms"], scores, strict=True))
         frames = {arm: read_predictions(path / f"{name}.parquet") for arm, path in arms.items()}
+        seen[name] = frames
         found[name] = compare_frames(
             dict(reversed(frames.items())),
             prevalence=params["prevalence"],
             replicates=params["replicates"],
         )
     record = {name: found[name]["arms"] for name in SETS}
+    for arm, val in seen["val"].items() if params.get("precision") else ():
+        record["test"][arm]["thresholds"] = promises(val, seen["test"][arm], params)
     record["differences"] = found["test"]["differences"]
     (out / "evidence.json").write_text(json.dumps(record, indent=1, allow_nan=False))
 
@@ -62,6 +69,39 @@ def compare_frames(
         ecd_um=first["ecd_um"].to_numpy(float),
         replicates=replicates,
     )
+
+
+def promises(val: pd.DataFrame, test: pd.DataFrame, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Choose thresholds for a required precision on val and apply them once to test.
+
+    `params`: precision, prevalence, replicates. Returns {"confidence", "per_class": {class: what
+    `thresholds.choose` says, and "val" and "test" as `judge` measures them}, "rejected": {"val",
+    "test": share of all particles}}; measured at the prevalence where one is stated.
+    """
+    classes, prevalence = classes_of(val), params["prevalence"]
+    asked = thresholds.required(params["precision"], classes)
+    labels = codes(val["label"].tolist(), classes)
+    chosen = thresholds.choose(labels, probabilities(val), classes, asked, prevalence)
+    limit = thresholds.limits({c: row["threshold"] for c, row in chosen.items()}, classes)
+    measured = {
+        name: judge(
+            codes(frame["label"].tolist(), classes),
+            thresholds.assign(probabilities(frame), limit),
+            classes,
+            prevalence=prevalence,
+            groups=alone(frame["group"].astype(str).to_numpy(dtype=object)),
+            replicates=params["replicates"],
+        )
+        for name, frame in (("val", val), ("test", test))
+    }
+    return {
+        "confidence": thresholds.CONFIDENCE,
+        "per_class": {
+            name: row | {part: each["per_class"][name] for part, each in measured.items()}
+            for name, row in chosen.items()
+        },
+        "rejected": {part: each["rejected"] for part, each in measured.items()},
+    }
 
 
 def alone(groups: np.ndarray) -> np.ndarray | None:

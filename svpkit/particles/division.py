@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 
 from svpkit.draws import rng
 from svpkit.errors import SvpkitError, choices, nearest, unknown
-from svpkit.particles.grouping import FEW_GROUPS, choose, n_groups, units_of
+from svpkit.particles.grouping import FEW_GROUPS, choose, deal, n_groups, units_of
 from svpkit.particles.particleset import NEUTRAL, ParticleSet
 
 
@@ -23,10 +24,14 @@ class Division:
     notes: list[str] = field(default_factory=list)
 
 
-def divide(particles: ParticleSet, params: Mapping[str, Any]) -> Division:
+def divide(
+    particles: ParticleSet, params: Mapping[str, Any], corrected: ParticleSet | None = None
+) -> Division:
     """Return which particles go to which set; see `split`.
 
     The test set is drawn first, with a seed of its own, so that the recipe's seed never moves it.
+    `corrected` are the same particles with corrected labels, which the counts to train on go by:
+    test and val are drawn by the labels as they were read, so that a correction moves neither.
     The first n of a class to train on are those of one order: 20 of them are among the first 50.
     """
     labelled = np.flatnonzero(particles.labels >= 0)
@@ -39,7 +44,8 @@ def divide(particles: ParticleSet, params: Mapping[str, Any]) -> Division:
     groups = groups_of(known, params.get("group"))
     test = _test_mask(known, groups, params, notes)
     val, spare = _val_masks(known, groups, ~test, params, notes)
-    train = _capped(known, ~(test | val | spare), params)
+    named = known if corrected is None else corrected.take(labelled)
+    train = _capped(named, ~(test | val | spare), params)
     sets = (labelled[np.flatnonzero(mask)] for mask in (train, val, test))
     return Division(*sets, notes=notes)
 
@@ -73,6 +79,10 @@ def _test_mask(
     asked = params.get("test")
     if asked is None:
         return np.zeros(len(particles), bool)
+    if isinstance(asked, Mapping) and "fold" in asked:
+        _note_few(groups, "test", notes)
+        units, random = _units(particles, groups), partial(rng, 0, "split", "fold")
+        return deal(particles.labels, units, asked["of"], random) == asked["fold"]
     if isinstance(asked, Mapping):
         column = groups if params.get("group") else groups_of(particles, "group")
         return np.isin(column, _known_groups(asked["group"], column))

@@ -1,6 +1,6 @@
 """Which particles stay together, and a share or a count of them drawn without parting any."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,24 @@ def units_of(groups: np.ndarray, sources: np.ndarray, digests: np.ndarray) -> np
         codes, named = codes * len(found) + place, named & (sources != "")
     codes[~named] = codes.max(initial=0) + 1 + np.arange((~named).sum())
     return _joined(codes, digests)
+
+
+def deal(
+    labels: np.ndarray, units: np.ndarray, folds: int, random: Callable[[int], np.random.Generator]
+) -> np.ndarray:
+    """Return the fold of each particle, 0 .. folds - 1: int64 (N,); `random(i)` draws fold i.
+
+    Particles of one unit share a fold; each class is dealt as evenly as units allow.
+    """
+    dealt, rest = np.full(len(labels), folds - 1), np.arange(len(labels))
+    for i in range(folds - 1):
+        n = np.bincount(labels[rest], minlength=labels.max(initial=0) + 1)
+        target = np.round(n / (folds - i)).astype(int).tolist()
+        own = np.unique(units[rest], return_inverse=True)[1]
+        mask = choose(labels[rest], own, target, random(i))
+        dealt[rest[mask]] = i
+        rest = rest[~mask]
+    return dealt
 
 
 def n_groups(groups: np.ndarray) -> int:

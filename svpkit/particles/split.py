@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from svpkit.errors import SvpkitError, unknown
+from svpkit.particles import corrections
 from svpkit.particles.division import Division, divide, groups_of
 from svpkit.particles.duplicates import exact_pairs, near_pairs
 from svpkit.particles.particleset import ParticleSet
@@ -24,21 +25,25 @@ def split(out: Path, params: Mapping[str, Any], data: Path, test: Path | None = 
     """Write which particles train, choose and test: `{train,val,test}.npy` and `split.json`.
 
     The arrays are int64 positions in `data` (test: in `test`, where it is a set of its own).
-    `params`: seed; group (a column or None); val (a share or counts per class); test (None, a share
-    or {"group": names}); train (None or counts per class that cap the real images); min_val.
+    `params`: seed; group (a column or None); val (a share or counts per class); test (None, a
+    share, {"group": names} or {"fold": i, "of": k}); train (None or counts per class that cap the
+    real images); min_val; corrections (files of corrected labels for train and val, applied in
+    order; none by default).
     Raises SvpkitError for drawn particles, counts that are not there, unknown classes or groups,
-    and one picture in two sets.
+    one picture in two sets, and corrections that do not fit the particles.
     """
     particles = ParticleSet.open(data)
     other = None if test is None else _own_test(ParticleSet.open(test), particles)
     for each in (particles, other) if other else (particles,):
         refuse_drawn(each, "data")
-    parts = divide(particles, params if other is None else {**params, "test": None})
+    found = corrections.read(params.get("corrections") or (), particles, other)
+    named = corrections.relabelled(particles, found)
+    parts = divide(particles, params if other is None else {**params, "test": None}, named)
     if other is not None:
         parts.test = np.flatnonzero(other.labels >= 0)
     sets = {
-        "train": particles.take(parts.train),
-        "val": particles.take(parts.val),
+        "train": named.take(parts.train),
+        "val": named.take(parts.val),
         "test": (other or particles).take(parts.test),
     }
     _refuse_missing(sets)
@@ -49,6 +54,10 @@ def split(out: Path, params: Mapping[str, Any], data: Path, test: Path | None = 
         np.save(out / f"{name}.npy", getattr(parts, name).astype(np.int64), allow_pickle=False)
     record = {"data": data.name, "test": None if test is None else test.name}
     record |= _record(sets, parts, params, separate=test is not None)
+    if params.get("corrections"):
+        used = np.concatenate([parts.train, parts.val])
+        held = parts.test if test is None else ()
+        record["corrections"] = corrections.recorded(params["corrections"], found, used, held)
     (out / "split.json").write_text(json.dumps(record, indent=1, allow_nan=False))
 
 
@@ -106,7 +115,10 @@ class Split:
         # beside the split in the store, or one above while it is still partial
         places = [up / artifact for up in (self.folder.parent, self.folder.parent.parent)]
         place = next((p for p in places if p.is_dir()), places[0])
-        return ParticleSet.open(place).with_classes(self.classes).take(positions)
+        found = ParticleSet.open(place).with_classes(self.classes)
+        if name != "test":
+            found = corrections.replayed(found, self.record.get("corrections"))
+        return found.take(positions)
 
 
 def _own_test(test: ParticleSet, data: ParticleSet) -> ParticleSet:
@@ -169,13 +181,14 @@ def _record(
         "separate_test": separate,
         "choose_on_val": lowest >= min_val,
         "min_val": min_val,
-        "sets": {name: _described(each, params.get("group")) for name, each in sets.items()},
+        "sets": {name: described(each, params.get("group")) for name, each in sets.items()},
         "near_duplicates": _near(sets),
         "notes": parts.notes,
     }
 
 
-def _described(particles: ParticleSet, column: str | None) -> dict[str, Any]:
+def described(particles: ParticleSet, column: str | None) -> dict[str, Any]:
+    """Return what a record says of one set: counts, digest and groups."""
     names = sorted(set(groups_of(particles, column).tolist()) - {""})
     return {
         "n": len(particles),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 
-from svpkit.report import advice, figures, numbers, words
+from svpkit.report import advice, figures, numbers, thresholds, words
 from svpkit.report.drawing import NEAR_ORACLE, near_oracle
 from svpkit.toml import to_toml
 
@@ -143,6 +143,9 @@ def _environment() -> Environment:
         copied=advice.copied,
         few=advice.FEW,
         groups_in=advice.groups_in,
+        promised=thresholds.sentences,
+        threshold_shown=thresholds.shown,
+        threshold_missed=thresholds.below,
     )
     return page
 

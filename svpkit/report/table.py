@@ -5,6 +5,7 @@ from rich.table import Table
 
 from svpkit.report.html import METRICS, Story, marked
 from svpkit.report.numbers import bounds, interval, plain, signed
+from svpkit.report.thresholds import lines
 from svpkit.report.words import fidelity_sentence, verdict
 
 ONE_SEED = "one seed: other seeds may move it as much"
@@ -21,7 +22,9 @@ def summary_table(story: Story) -> Table:
     name = escape(str(story.recipe.get("name", "run")))
     found = escape(verdict(story).headline)
     drawn = [fidelity_sentence(name, row) for name, row in story.fidelity.items()]
-    said = "\n".join([found, ONE_SEED, *map(escape, drawn)])
+    own = next(iter(story.arms.values()), {}).get("metrics") or {}
+    promised = lines(own.get("thresholds") or {})
+    said = "\n".join([found, ONE_SEED, *map(escape, [*drawn, *promised])])
     table = Table(title=f"{name}, test set{tag}", caption=said)
     table.add_column("arm")
     for key in _SHOWN:

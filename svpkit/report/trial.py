@@ -1,31 +1,59 @@
 """A suite as a leaderboard: in the terminal, and as one HTML page that fetches nothing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svpkit.report import numbers
 from svpkit.report.advice import SIMULATED
 from svpkit.report.html import METRICS, _environment
-from svpkit.report.numbers import bounds, duration, interval, number, percent, plain, signed, value
+from svpkit.report.numbers import (
+    bounds,
+    duration,
+    interval,
+    listed,
+    number,
+    percent,
+    plain,
+    signed,
+    value,
+)
 from svpkit.report.trial_figures import curve_panels, rank_panels
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+WITHIN = "over test particles, one real subset"
+"""What the interval of a difference within one subset is said to be."""
+
 
 @dataclass(frozen=True)
 class Setting:
-    """One point of the grid, {key: value as shown}, and what `evaluate.trial.settle` says of it."""
+    """One point of the grid, {key: value as shown}, and what `evaluate.trial.settle` says of it.
+
+    `within` holds by arm and seed the difference to the baseline {value, low, high} within one
+    real subset, over its test particles, where it is known.
+    """
 
     at: Mapping[str, str]
     said: Mapping[str, Any]
+    within: Mapping[str, Mapping[int, Mapping[str, float]]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
         """The setting in words; "all" for the mean over every setting."""
         return ", ".join(f"{plain(key)} {text}" for key, text in self.at.items()) or "all"
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that have differences within their subset."""
+        return sorted({seed for own in self.within.values() for seed in own})
+
+    def lone(self, arm: str) -> Mapping[str, float] | None:
+        """The difference of an arm within its subset, where that is the only one it has."""
+        minus, own = self.said["arms"][arm]["minus"], self.within.get(arm, {})
+        return next(iter(own.values())) if minus and minus["n"] == len(own) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -35,7 +63,8 @@ class Board:
     `settings` in order, `overall` their mean by seed where there are several; `ranks` by arm
     {value, low, high, n}; `costs` by arm {images_seen, images_generator, seconds, peak_rss_mb};
     `winners` of a grid search {arm, at, seed, configurations, val, test}; `failed` (cell, error);
-    `others` rows of the results file that are no cells of the suite as it stands.
+    `others` rows of the results file that are no cells of the suite as it stands; `apart` by arm
+    the keys by which it differs beyond its remedy.
     """
 
     name: str
@@ -54,6 +83,7 @@ class Board:
     winners: Sequence[Mapping[str, Any]]
     failed: Sequence[tuple[str, str]]
     others: int = 0
+    apart: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def metric_name(self) -> str:
@@ -61,9 +91,12 @@ class Board:
         return METRICS[self.metric].replace(" (average precision)", "")
 
     @property
-    def uneven(self) -> bool:
-        """True where arms did not see the same number of images: they are not on equal terms."""
-        return len({each.get("images_seen") for each in self.costs.values()}) > 1
+    def uneven(self) -> list[str]:
+        """What sets arms apart beyond their remedy, a sentence each: not on equal terms."""
+        said = [f"{plain(arm)} changes {listed(keys)}" for arm, keys in self.apart.items()]
+        if len({each.get("images_seen") for each in self.costs.values()}) > 1:
+            said.append("the arms' classifiers did not see the same number of images")
+        return said
 
     @property
     def arms(self) -> list[str]:
@@ -100,6 +133,7 @@ def render(board: Board) -> str:
         panels=panels,
         strength=_strengths(board),
         ordered=ordered,
+        within=WITHIN,
         costs=costs(board),
     )
 
@@ -124,7 +158,10 @@ def board_tables(board: Board) -> list["Table"]:
             table.add_column(name)
         for arm, each in ordered(setting):
             minus = each["minus"]
-            told = f"{signed(minus)} ({bounds(minus)})" if minus else ""
+            around = bounds(minus) if minus else ""
+            if one := setting.lone(arm):
+                around = f"{bounds(one)} {WITHIN}"
+            told = f"{signed(minus)} ({around})" if around else signed(minus) if minus else ""
             corrected = number({"value": minus["p_holm"]}) if minus else ""
             share = interval(each["share"]) if each["share"] else ""
             cells = (interval(each["test"]), told, corrected, share, each["letters"])
@@ -152,7 +189,9 @@ def _headline(board: Board, setting: Setting) -> str:
     if each["minus"]:
         said += f", {signed(each['minus'])} against {plain(board.baseline)}"
         around, n = bounds(each["minus"]), each["minus"]["n"]
-        said += f" ({around}; {n} real subsets)" if around else " (one real subset: no interval)"
+        one = setting.lone(arm)
+        alone = f"{bounds(one)} {WITHIN}" if one else "one real subset: no interval"
+        said += f" ({around}; {n} real subsets)" if around else f" ({alone})"
     if each["share"]:
         closed = f"{percent(each['share'], 0)} of the gap to the oracle"
         low, high = (percent(each["share"][end], 0) for end in ("low", "high"))
