@@ -8,7 +8,15 @@ import csv
 import json
 import re
 import sys
+from functools import cache
 from pathlib import Path
+
+from svpkit import suite
+from svpkit.bench import Bench
+from svpkit.board import board
+from svpkit.measured import Places
+from svpkit.plugins import discover
+from svpkit.report import numbers, trial
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -34,8 +42,10 @@ def main() -> None:
 
 
 def table(name: str) -> str:
-    """Return one table: of a CSV as it stands or over its seeds, or of a run's results."""
+    """Return one table: of a CSV as it stands or over its seeds, of a run's results, of a suite."""
     kind, _, file = name.rpartition(":")
+    if kind in SUITES:
+        return SUITES[kind](trial_of(file))
     path = RESULTS / file
     if kind in SEEDS:
         with path.open(newline="") as lines:
@@ -117,6 +127,85 @@ def seconds(results: dict) -> str:
     spent = results["seconds"]
     rows = [[name, f"{s:,.0f}"] for name, s in spent.items()]
     return markdown(["stage", "seconds"], [*rows, ["all", f"{sum(spent.values()):,.0f}"]])
+
+
+@cache
+def trial_of(name: str) -> trial.Board:
+    """Return what the committed rows of a suite say."""
+    path = ROOT / "benchmarks" / f"{name}.toml"
+    read = suite.load(path)
+    places = Places(ROOT / "runs", ROOT / "store", RESULTS / name)
+    cells = suite.cells(read, path)
+    return board(Bench(read, path, cells, places, discover(builtin_only=True)))
+
+
+def gains(found: trial.Board) -> str:
+    """Arms against settings: the mean on test and, in brackets, what it is beside the baseline."""
+
+    def told(each: dict) -> str:
+        if not each["minus"] or each["minus"]["value"] is None:
+            return numbers.number(each["test"])
+        sure = "\\*" if (each["minus"]["p_holm"] or 1) < 0.05 else ""
+        minus, around = numbers.signed(each["minus"]), numbers.bounds(each["minus"])
+        return f"{numbers.number(each['test'])}, {minus}{sure}" + (f" ({around})" if around else "")
+
+    rows = over_settings(found, told)
+    return f"{rows}\n\n\\* p < 0.05 after Holm's correction over the arms of its column."
+
+
+def operating(found: trial.Board) -> str:
+    """Arms against settings: macro precision, recall, and AUPRC at the stated prevalence."""
+    keys = ("macro_precision", "macro_recall", "at_prevalence.macro_auprc")
+    return over_settings(found, lambda each: " / ".join(f"{each[k]:.3f}" for k in keys))
+
+
+def shares(found: trial.Board) -> str:
+    """Arms against settings: the share of the gap to the oracle that each closes."""
+
+    def told(each: dict) -> str:
+        share = each["share"]
+        ends = [f"{100 * share[k]:.0f}" for k in ("value", "low", "high")] if share else []
+        return "{} % ({} to {})".format(*ends) if ends else "-"
+
+    return over_settings(found, told)
+
+
+def over_settings(found: trial.Board, told: object) -> str:
+    shown = found.settings
+    rows = [
+        [arm, *(told(s.said["arms"][arm]) if arm in s.said["arms"] else "-" for s in shown)]
+        for arm in found.arms
+    ]
+    titles = [s.title.replace("data.train ", "n = ") for s in shown]
+    return markdown(["arm", *titles], rows)
+
+
+def says(found: trial.Board) -> str:
+    return "\n".join(f"- {line}" for line in trial.headlines(found))
+
+
+def cost(found: trial.Board) -> str:
+    head = ["arm", "images seen", "by the generator", "time", "peak memory, MB"]
+    return markdown(head, [[arm, *told] for arm, told in trial.costs(found)])
+
+
+def won(found: trial.Board) -> str:
+    rows = []
+    for each in found.winners:
+        at = ", ".join(f"{numbers.plain(k)} {v}" for k, v in each["at"].items())
+        values = [numbers.interval(each[side]) for side in ("val", "test")]
+        rows.append([each["arm"], at, str(each["configurations"]), *values])
+    return markdown(["arm", "winner", "configurations tried", "val", "test"], rows)
+
+
+SUITES = {
+    "gains": gains,
+    "operating": operating,
+    "shares": shares,
+    "says": says,
+    "cost": cost,
+    "won": won,
+}
 
 
 def percent(share: float | None) -> str:

@@ -124,6 +124,10 @@ def test_a_suite_grows_its_results_cell_by_cell_and_goes_on(place, call):
     assert none["data.train"] == "8" and none["images_seen"] == "256"
     assert float(none["peak_rss_mb"]) > 50 and float(copies["seconds"]) > 0
     assert "test.at_prevalence.macro_auprc" in none and len(none["digest"]) == 16
+    minus = float(copies["test.macro_auprc"]) - float(none["test.macro_auprc"])
+    assert float(copies["test.minus"]) == pytest.approx(minus, abs=1e-5)
+    assert float(copies["test.minus.low"]) <= minus <= float(copies["test.minus.high"])
+    assert none["test.minus"] == "" and "1 differences to none paired" in out
     assert "greedy" in (place / "bench" / "trial" / "report.html").read_text()
 
 
@@ -136,6 +140,17 @@ def test_what_is_there_is_not_run_again_and_what_failed_only_when_asked(place, c
     assert len(rows(path)) == 3
     with pytest.raises(SvpkitError, match="--only x9: no cell's name holds it"):
         call("trial.toml", "--only", "x9")
+
+
+def test_differences_are_taken_from_the_store_where_runs_are_gone(place, call):
+    path = place / "bench" / "trial" / "results.csv"
+    copies = rows(path)[1]
+    bare = {k: v for k, v in copies.items() if v and not k.startswith("test.minus")}
+    ledger.put(path, bare, place / "lock")
+    call("trial.toml", "--runs", "none-here", "--store", "none-here")
+    assert "test.minus" not in rows(path)[1]
+    call("trial.toml", "--runs", "none-here")
+    assert rows(path)[1] == copies
 
 
 def test_a_process_that_dies_is_a_row_and_takes_no_other_with_it(tmp_path, monkeypatch):

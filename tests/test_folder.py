@@ -147,6 +147,13 @@ def test_what_is_not_there_is_named(tmp_path, options, said):
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_csv_may_leave_the_class_folder_unsaid(tmp_path):
+    root = csv_folder(tmp_path, "file,label\n1.png,tiles\ntiles/0.png,oil\n2.png,oil\n")
+    (_, first), (_, second) = read(root, labels="labels.csv")[:2]
+    assert (first["id"], first["label"]) == ("tiles/1.png", "tiles")
+    assert (second["id"], second["label"]) == ("tiles/0.png", "oil")
+
+
 def test_a_csv_without_labels_is_read_when_asked(tmp_path):
     root = csv_folder(tmp_path, "tile\ntiles/0.png\n")
     columns = {"file": "tile", "label": ""}

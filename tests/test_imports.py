@@ -22,6 +22,8 @@ ABOVE = (
     "record",
     "predict",
     "compare",
+    "pairs",
+    "audit",
     "bind",
     "drawn",
     "keep",
@@ -65,6 +67,10 @@ def test_nothing_pickles():
     banned = re.compile(r"\bpickle\b|torch\.load\(|torch\.save\(|joblib|allow_pickle=True|\beval\(")
     for path in ROOT.rglob("*.py"):
         code = "\n".join(re.sub(r"\.eval\(", "", x) for x in path.read_text().splitlines())
+        if path == ROOT / "particles" / "cifar.py":
+            # CIFAR comes as pickles: one reader of them, that calls nothing which a file names
+            assert code.count("import pickle") == 1 and code.count("find_class") == 1
+            code = code.replace("import pickle", "").replace("pickle.Unpickler):", "")
         assert not banned.search(code), f"{path}: {banned.search(code)}"
 
 

@@ -391,3 +391,18 @@ def test_groups_that_stand_in_data_and_in_a_test_set_of_its_own_are_noted(tmp_pa
     )
     found = made(tmp_path, data, test)
     assert any("'vial 7'" in note for note in found.record["notes"])
+
+
+def test_folds_part_the_data_and_keep_groups_whole():
+    data = particles([500, 60, 40], group=groups(50))
+    tests = []
+    for fold in range(5):
+        parts = divide(data, ASKED | {"test": {"fold": fold, "of": 5}, "seed": fold})
+        again = divide(data, ASKED | {"test": {"fold": fold, "of": 5}, "seed": 9})
+        assert np.array_equal(parts.test, again.test)
+        rest = np.concatenate([parts.train, parts.val])
+        assert not set(data.table["group"].iloc[parts.test]) & set(data.table["group"].iloc[rest])
+        counts = np.array(list(data.take(parts.test).counts.values()))
+        assert np.abs(counts / (500, 60, 40) - 0.2).max() < 0.1
+        tests.append(parts.test)
+    assert np.array_equal(np.sort(np.concatenate(tests)), np.arange(600))

@@ -353,7 +353,15 @@ def test_drawn_particles_may_count_less_and_be_left_out_last():
     mixed = compose(both).prepare(train, context).weights
     even = Progressive().sampler(np.r_[train.labels, drawn.labels])
     assert at(mixed, 0.5) == pytest.approx(even(0.5))
-    assert at(mixed, 0.9) == pytest.approx(np.where(np.arange(240) < 100, even(0.9), 0))
+    # the sampler's shares stay: what drawn particles lose, the real ones of their class gain
+    labels = np.r_[train.labels, drawn.labels]
+    assert not at(mixed, 0.9)[100:].any()
+    shares = [np.bincount(labels, w) for w in (at(mixed, 0.9), even(0.9))]
+    assert shares[0] == pytest.approx(shares[1])
+    light = compose([use("synthetic", weight=0.1), use("oversample")]).prepare(train, context)
+    assert light.prior == pytest.approx([1 / 3] * 3)
+    oil = light.weights[labels == 1]
+    assert oil[0] == pytest.approx(10 * oil[-1]) and oil[0] > oil[-1] > 0
 
 
 def planted(n, shares, seed=0):

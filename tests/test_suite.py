@@ -104,6 +104,13 @@ def test_without_arms_or_grid_a_suite_is_its_recipe(tmp_path):
         ("seeds = [0, 1]", 'select = "val.auprc"', r"select: given 'val\.auprc'"),
         ("seeds = [0, 1]", 'select = "test.macro_f1"', "not there to choose on"),
         ("seeds = [0, 1]", 'per = ["arm"]', "per: a winner is only sought"),
+        ("seeds = [0, 1]", "draw = 3", "draw: a winner is only sought"),
+        ("[grid]", "[folds]\ndata.val = [0.1]\n[grid]", "folds.data.val: given .* a list of 2"),
+        (
+            "[grid]",
+            "[folds]\nbalance.strategies = [['none'], ['augment']]\n[grid]",
+            r"arms\.oversample: 'balance\.strategies' is in the grid or folds too",
+        ),
         (
             "seeds = [0, 1]",
             'select = "val.macro_f1"\nper = ["data.tran"]',
@@ -135,3 +142,30 @@ def test_every_mistake_is_one_line_that_names_file_and_key(tmp_path, old, new, s
     with pytest.raises(SvpkitError, match=said) as error:
         read(tmp_path, text)
     assert "\n" not in str(error.value)
+
+
+def test_a_fold_goes_with_its_seed(tmp_path):
+    folds = "[folds]\ndata.test.fold = [3, 1]\ndata.test.of = [5, 5]\n[grid]"
+    found = read(tmp_path, SUITE.replace("[grid]", folds))
+    assert {(c.seed, c.recipe.data.test.fold) for c in found} == {(0, 3), (1, 1)}
+    assert all(c.recipe.data.test.of == 5 for c in found)
+
+
+def test_a_search_may_draw_its_configurations(tmp_path):
+    every = {c.digest for c in read(tmp_path)}
+    text = SUITE.replace("seeds = [0, 1]", 'select = "val.macro_f1"\nseeds = [0, 1]\ndraw = 3')
+    drawn = read(tmp_path, text)
+    # three points of four, for every arm and seed the same
+    assert {c.digest for c in drawn} < every and len(drawn) == 3 * 3 * 2
+    points = {arm: [c.at for c in drawn if c.arm == arm] for arm in ("drawn", "copies")}
+    assert points["drawn"] == points["copies"]
+    assert [c.digest for c in read(tmp_path, text)] == [c.digest for c in drawn]
+    assert len(read(tmp_path, text.replace("draw = 3", "draw = 30"))) == len(every)
+
+
+def test_arms_that_change_more_than_their_remedy_are_named(tmp_path):
+    changed = SUITE.replace("balance.synthetic.to", "classifier.options.width = 32\n#")
+    for text, apart in ((SUITE, {}), (changed, {"drawn": ["classifier.options.width"]})):
+        (tmp_path / "base.toml").write_text(RECIPE)
+        (tmp_path / "trial.toml").write_text(text)
+        assert suite.apart(suite.load(tmp_path / "trial.toml")) == apart
