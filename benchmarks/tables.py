@@ -184,6 +184,12 @@ def says(found: trial.Board) -> str:
     return "\n".join(f"- {line}" for line in trial.headlines(found))
 
 
+def classes(found: trial.Board) -> str:
+    """Arms against settings: average precision of each class."""
+    keys = [f"auprc.{name}" for name in found.classes]
+    return over_settings(found, lambda each: " / ".join(f"{each[k]:.3f}" for k in keys))
+
+
 def cost(found: trial.Board) -> str:
     head = ["arm", "images seen", "by the generator", "time", "peak memory, MB"]
     return markdown(head, [[arm, *told] for arm, told in trial.costs(found)])
@@ -201,6 +207,7 @@ def won(found: trial.Board) -> str:
 SUITES = {
     "gains": gains,
     "operating": operating,
+    "classes": classes,
     "shares": shares,
     "says": says,
     "cost": cost,

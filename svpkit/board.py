@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from svpkit.bench import Bench
-from svpkit.evaluate.trial import mean_ranks, settle
+from svpkit.evaluate.trial import mean_ranks, overlap, settle
 from svpkit.ledger import Row, number
 from svpkit.pairs import axes, intervals, metric
 from svpkit.report.trial import Board, Setting
@@ -39,12 +39,13 @@ def board(bench: Bench) -> Board:
         cells=len(bench.cells),
         done=sum("error" not in row for _, row in pairs),
         settings=settled,
-        overall=_overall(suite, scores, settled),
+        overall=_overall(suite, pairs, scores, settled),
         ranks=mean_ranks(_comparable(scores)),
         costs=_costs([pair for pair in pairs if "error" not in pair[1]]),
         winners=_winners(suite, pairs),
         failed=[(cell.name, row["error"]) for cell, row in pairs if "error" in row],
         apart=apart(suite),
+        unit="folds" if suite.folds else "real subsets",
         others=len(set(rows) - {cell.digest for cell in bench.cells}),
     )
 
@@ -60,8 +61,9 @@ def _settings(suite: Suite, pairs: Sequence[Pair]) -> tuple[list[Setting], list[
     for point in sorted(points, key=_place):
         table = _tables(suite, points[point])
         test, val = table(f"test.{shown}"), table(f"val.{shown}")
-        said = settle(test, val, baseline=suite.baseline, oracle=suite.oracle, beside=suite.beside)
-        for key in BESIDE:
+        said = _settled(suite, pairs, test, val)
+        columns = {key for _, row in points[point] for key in row if key.startswith("test.auprc.")}
+        for key in (*BESIDE, *sorted(key.removeprefix("test.") for key in columns)):
             for arm, values in table(f"test.{key}").items():
                 said["arms"][arm][key] = _mean(values)
         at = dict(zip(keys, point, strict=True))
@@ -103,7 +105,22 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _overall(suite: Suite, scores: Sequence[Both], settled: Sequence[Setting]) -> Setting | None:
+def _settled(suite: Suite, pairs: Sequence[Pair], test: Scores, val: Scores) -> dict[str, Any]:
+    drawing = {cell.arm for cell, _ in pairs if "synthetic" in cell.recipe.balance.strategies}
+    return settle(
+        test,
+        val,
+        baseline=suite.baseline,
+        oracle=suite.oracle,
+        beside=suite.beside,
+        drawing=sorted(drawing),
+        widen=overlap(len(suite.seeds)) if suite.folds else 1.0,
+    )
+
+
+def _overall(
+    suite: Suite, pairs: Sequence[Pair], scores: Sequence[Both], settled: Sequence[Setting]
+) -> Setting | None:
     # settings of one seed share their subset: their mean is one observation
     if len(scores) < 2:
         return None
@@ -112,9 +129,11 @@ def _overall(suite: Suite, scores: Sequence[Both], settled: Sequence[Setting]) -
         {arm: np.mean([each[side][arm] for each in scores], axis=0) for arm in arms}
         for side in (0, 1)
     )
-    said = settle(test, val, baseline=suite.baseline, oracle=suite.oracle, beside=suite.beside)
-    for arm, key in product(arms, BESIDE):
-        said["arms"][arm][key] = _mean(np.array([s.said["arms"][arm][key] for s in settled]))
+    said = _settled(suite, pairs, test, val)
+    for arm, key in product(arms, {key: 0 for s in settled for key in s.said["arms"][arms[0]]}):
+        values = [s.said["arms"][arm].get(key) for s in settled]
+        if key not in said["arms"][arm]:
+            said["arms"][arm][key] = _mean(np.array(values, float))
     return Setting({}, said)
 
 

@@ -55,9 +55,10 @@ class Task:
     part=)` defaults to the model's own forward, and is given `progress=`, the share of the run that
     is done, where it takes that. `mix(images, labels, partners, partner_labels, seeds)` comes after
     `augment`: a partner is the sample before it in the whole batch, the first one's the last, on
-    however many processes. `validate(model)` gives scores; the weights of the
-    best `select` (the highest, or the lowest where `lowest`) are kept when `choose` is true, else
-    the last. `patience` validations without a better one end the training; 0 = none do.
+    however many processes. `validate(model)` gives scores; the weights of the best `select` (the
+    highest, or the lowest where `lowest`) are kept when `choose` is true, else the last; before
+    the share `choose_from` of the run nothing is chosen. `patience` validations without a better
+    one end the training; 0 = none do.
     """
 
     order: Callable[[int], np.ndarray]
@@ -70,6 +71,7 @@ class Task:
     select: str = "macro_auprc"
     lowest: bool = False
     choose: bool = False
+    choose_from: float = 0.0
     patience: int = 0
     label: str = "training"
 
@@ -244,7 +246,8 @@ class _Training:
         self.wrapped.train()
         self.at.history.append({"images": seen, "val": scores})
         value = scores.get(self.task.select)
-        if not self.task.choose or value is None:
+        early = seen < self.task.choose_from * self.plan.images
+        if not self.task.choose or early or value is None:
             return
         value = -value if self.task.lowest else value
         self.at.worse += 1

@@ -107,6 +107,8 @@ class Hooks:
           Its `prior` (K,) is the class mass that it teaches, the counts' own where it has none;
           labels are (B, K) where a strategy mixes, which `soft = False` of the strategy refuses;
           `cosine`, a scale, asks for a normalised last layer.
+        - `settles`, 0 .. 1: the share of the run before which no weights may be chosen, where what
+          is taught changes on the way.
         - `second_stage(head, seen, seed) -> head`: the last layer trained again on features
           (svpkit.classify.second). `needs_val` is true where val has to choose something,
           `prior_known = False` says that the prior of the result is not known.

@@ -44,7 +44,7 @@ class Suite(BaseModel):
     ) = None
     """a grid search: the winner by this, its mean over the seeds, is opened on test, no other"""
     draw: Annotated[int, Field(ge=1)] | None = None
-    """grid search: so many points of the grid, by chance and the same each time; by default all"""
+    """grid search: so many configurations, by chance but the same each time; by default all"""
     per: tuple[str, ...] = ()
     """grid search: a winner for each value of these: `arm`, `seed` or keys of the grid"""
     baseline: str | None = None
@@ -103,7 +103,11 @@ def load(path: Path) -> Suite:
     for axis in suite.per:
         if axis not in (axes := ["arm", "seed", *suite.grid]):
             raise unknown(f"{path}: per", axis, axes)
+    if len(set(suite.seeds)) < len(suite.seeds):
+        raise SvpkitError(f"{path}: seeds: one of them twice")
     for key, given in suite.folds.items():
+        if key in suite.grid:
+            raise SvpkitError(f"{path}: folds.{key}: is in the grid too")
         if not isinstance(given, list) or len(given) != len(suite.seeds):
             wanted = f"a list of {len(suite.seeds)} is wanted, a value for each of `seeds`"
             raise SvpkitError(f"{path}: folds.{key}: given {spell(given)}, {wanted}")
@@ -124,7 +128,7 @@ def cells(suite: Suite, path: Path) -> tuple[Cell, ...]:
     base = overlay(base, suite.set, f"{path}: set")
     arms = suite.arms or {Path(suite.recipe).stem: {}}
     made = {arm: overlay(base, own, f"{path}: arms.{arm}") for arm, own in arms.items()}
-    points = _drawn(list(_points(suite, base, path)), suite.draw)
+    points = _drawn(list(_points(suite, base, path)), suite)
     found: dict[str, Cell] = {}
     for (i, seed), (at, point), arm in product(enumerate(suite.seeds), points, arms):
         changes = point | {key: given[i] for key, given in suite.folds.items()}
@@ -213,11 +217,15 @@ def _points(
         yield {k: text for k, (text, _) in pairs}, {k: value for k, (_, value) in pairs}
 
 
-def _drawn(points: list[Any], n: int | None) -> list[Any]:
-    if n is None or n >= len(points):
+def _drawn(points: list[Any], suite: Suite) -> list[Any]:
+    # every group that `per` names is searched over the same configurations
+    rest = [tuple(v for k, v in at.items() if k not in suite.per) for at, _ in points]
+    known = list(dict.fromkeys(rest))
+    if suite.draw is None or suite.draw >= len(known):
         return points
-    rng = np.random.Generator(np.random.Philox(len(points)))
-    return [points[i] for i in sorted(rng.permutation(len(points))[:n])]
+    rng = np.random.Generator(np.random.Philox(len(known)))
+    chosen = {known[i] for i in rng.permutation(len(known))[: suite.draw]}
+    return [point for point, own in zip(points, rest, strict=True) if own in chosen]
 
 
 def _short(value: Any) -> str:

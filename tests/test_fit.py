@@ -124,6 +124,18 @@ def test_the_best_validation_is_kept_only_when_choosing(tmp_path):
     assert torch.equal(weights(last), seen[-1])
 
 
+@pytest.mark.parametrize(("share", "kept"), [(0.0, 1), (0.25, 1), (0.26, 3), (0.9, 7), (1.0, 7)])
+def test_nothing_is_chosen_before_what_is_taught_has_settled(tmp_path, share, kept):
+    values, seen = iter([0.1, 0.9, 0.2, 0.3, 0.1, 0.1, 0.1, 0.1]), []
+
+    def validate(model):
+        seen.append(weights(model).clone())
+        return {"macro_auprc": next(values)}
+
+    chosen, _ = train(tmp_path, the_task=task(validate=validate, choose_from=share))
+    assert torch.equal(weights(chosen), seen[kept])
+
+
 def test_the_average_is_closer_to_the_end_than_the_start(tmp_path):
     raw, _ = train(tmp_path / "a", plan(ema=0.0), task(validate=None))
     averaged, _ = train(tmp_path / "b", plan(ema=0.9), task(validate=None))

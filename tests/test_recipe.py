@@ -10,6 +10,7 @@ from svpkit import recipe, schema, toml
 from svpkit.bind import bind
 from svpkit.errors import SvpkitError
 from svpkit.plugins import discover
+from svpkit.suite import Suite
 
 ROOT = Path(__file__).parents[1]
 SMALL = """
@@ -150,3 +151,8 @@ def test_the_page_of_keys_is_up_to_date():
     assert schema.markdown() in page, "run: svpkit schema --keys"
     for _, _, _, about in schema.keys():
         assert about
+
+
+def test_the_page_of_suite_keys_is_up_to_date():
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    assert schema.markdown(Suite) in page, "run: svpkit schema --suite --keys"

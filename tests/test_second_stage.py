@@ -1,5 +1,6 @@
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from test_classify import CLASSES, SMALL, Logistic, Plan, params_of, pictures, t
 from test_classify import registry as registry
 from test_classify import store as store
 
-from svpkit.classify import heads
+from svpkit.classify import finish, heads
 from svpkit.classify.model import Model
 from svpkit.classify.second import TAUS, Crt, Head, Lws, Seen, Smote, TauNorm, balanced
 from svpkit.default_plugins.timm_models import timm_model
@@ -160,6 +161,30 @@ def test_the_stage_trains_and_reopens(name, store, registry, tmp_path):
         assert heads.read(model.network, model.priors.train, "timm").logits(
             features
         ) == pytest.approx(model.logits(images), abs=1e-3)
+
+
+def test_a_small_class_is_learnt_from_a_thousand_views():
+    particles, shown = pictures(9, 3), []
+
+    class Network(torch.nn.Module):
+        def features(self, x):
+            shown.append(x)
+            return x.flatten(1).mean(1, keepdim=True)
+
+    def augment(images, labels, seeds):
+        return images + (seeds % 7)[:, None, None, None], labels
+
+    balance = SimpleNamespace(augment=augment)
+    features, labels = finish._views(Network(), particles, balance, 0)
+    n = np.bincount(particles.labels)
+    assert np.bincount(labels).tolist() == [k * -(-1000 // k) for k in n]
+    assert len(features) == len(labels) == sum(len(x) for x in shown)
+    again, _ = finish._views(Network(), particles, balance, 0)
+    assert np.array_equal(features, again)
+    one = features[labels == labels[0]][:200]
+    assert len(np.unique(one)) > 5
+    plain, own = finish._views(Network(), particles, SimpleNamespace(augment=None), 0)
+    assert len(plain) == 9 and np.array_equal(own, particles.labels)
 
 
 def test_tau_is_not_chosen_on_too_few(store, registry, tmp_path, monkeypatch):

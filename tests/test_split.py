@@ -405,4 +405,6 @@ def test_folds_part_the_data_and_keep_groups_whole():
         counts = np.array(list(data.take(parts.test).counts.values()))
         assert np.abs(counts / (500, 60, 40) - 0.2).max() < 0.1
         tests.append(parts.test)
+    with pytest.raises(SvpkitError, match="fold 99 of 100 is empty: 50 groups"):
+        divide(data, ASKED | {"test": {"fold": 99, "of": 100}})
     assert np.array_equal(np.sort(np.concatenate(tests)), np.arange(600))

@@ -364,6 +364,21 @@ def test_drawn_particles_may_count_less_and_be_left_out_last():
     assert oil[0] == pytest.approx(10 * oil[-1]) and oil[0] > oil[-1] > 0
 
 
+def test_weights_are_chosen_only_where_what_is_taught_has_settled():
+    asked = {
+        "ldam": 0.8,
+        "progressive": 1.0,
+        "oversample": 0.0,
+        "augment": 0.0,
+    }
+    for name, share in asked.items():
+        assert compose([use(name)]).settles == share
+    assert compose([use("class_weights", after=0.4)]).settles == 0.4
+    last = [use("synthetic", real_last=0.3), use("class_weights", after=0.2)]
+    assert compose(last).settles == pytest.approx(0.7)
+    assert compose([]).settles == 0.0
+
+
 def planted(n, shares, seed=0):
     # Gaussians of known likelihood: logits are exact under the training prior
     rng = np.random.default_rng(seed)

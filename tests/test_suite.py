@@ -105,6 +105,7 @@ def test_without_arms_or_grid_a_suite_is_its_recipe(tmp_path):
         ("seeds = [0, 1]", 'select = "test.macro_f1"', "not there to choose on"),
         ("seeds = [0, 1]", 'per = ["arm"]', "per: a winner is only sought"),
         ("seeds = [0, 1]", "draw = 3", "draw: a winner is only sought"),
+        ("seeds = [0, 1]", "seeds = [2, 2]", "seeds: one of them twice"),
         ("[grid]", "[folds]\ndata.val = [0.1]\n[grid]", "folds.data.val: given .* a list of 2"),
         (
             "[grid]",
@@ -161,6 +162,15 @@ def test_a_search_may_draw_its_configurations(tmp_path):
     assert points["drawn"] == points["copies"]
     assert [c.digest for c in read(tmp_path, text)] == [c.digest for c in drawn]
     assert len(read(tmp_path, text.replace("draw = 3", "draw = 30"))) == len(every)
+
+
+def test_every_group_is_searched_over_the_same_configurations(tmp_path):
+    text = SUITE.replace(
+        "seeds = [0, 1]", 'select = "val.macro_f1"\nper = ["data.train"]\ndraw = 1'
+    )
+    drawn = read(tmp_path, text)
+    assert {c.at["data.train"] for c in drawn} == {"20", "50"}
+    assert len({c.at["classifier.train.lr"] for c in drawn}) == 1
 
 
 def test_arms_that_change_more_than_their_remedy_are_named(tmp_path):

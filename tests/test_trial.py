@@ -8,6 +8,7 @@ from svpkit.evaluate.trial import (
     holm,
     letters,
     mean_ranks,
+    overlap,
     pick,
     settle,
     share_of_gap,
@@ -124,6 +125,36 @@ def test_the_best_arm_is_picked_on_val_whatever_the_test_says():
     assert settle(test, val, baseline="base", oracle="o", beside=["a"])["picked"] == "base"
     val["a"][1] = np.nan
     assert pick(val, ["a", "base"]) == "base" and pick(val, []) is None
+
+
+def test_the_best_of_the_arms_that_draw_is_picked_beside():
+    val = {"base": np.array([0.9]), "a": np.array([0.7]), "b": np.array([0.8]), "o": np.array([1])}
+    found = settle(val, val, baseline="base", oracle="o", drawing=["a", "b", "o"])
+    assert (found["picked"], found["picked_drawn"]) == ("base", "b")
+    assert settle(val, val, baseline="base")["picked_drawn"] is None
+
+
+def test_folds_widen_what_they_say():
+    # Nadeau and Bengio's corrected variance of k folds: (1 / k + n_test / n_train) s^2
+    scores, k = rng().normal(0.02, 0.01, 5), 5
+    found = t_interval(scores, overlap(k))
+    error = np.sqrt((1 / k + (1 / k) / (1 - 1 / k)) * scores.var(ddof=1))
+    half = stats.t.ppf(0.975, k - 1) * error
+    assert (found["low"], found["high"]) == pytest.approx(
+        (scores.mean() - half, scores.mean() + half)
+    )
+    assert overlap(3) == pytest.approx(np.sqrt(2.5)) and overlap(1) == 1
+    gap = np.array([0.05, 0.06, 0.05, 0.04, 0.05])
+    narrow, wide = share_of_gap(scores, gap), share_of_gap(scores, gap, overlap(k))
+    assert wide["low"] < narrow["low"] < narrow["high"] < wide["high"]
+
+
+@pytest.mark.parametrize(("n", "told"), [(4, False), (5, True)])
+def test_letters_wait_for_five_subsets(n, told):
+    test = {"a": rng(1).normal(0.9, 0.001, n), "b": rng(2).normal(0.5, 0.001, n)}
+    found = settle(test, test)["arms"]
+    assert bool(found["a"]["letters"]) is told
+    assert (found["a"]["letters"] != found["b"]["letters"]) is told
 
 
 def test_a_setting_is_settled_by_hand():

@@ -69,6 +69,11 @@ class Balance:
         return Prepared(train, weights, loss, mix, prior)
 
     @property
+    def settles(self) -> float:
+        """The share of the run, 0 .. 1, from which on weights are what the strategies aim at."""
+        return max((getattr(s, "settles", 0.0) for _, s in self.strategies), default=0.0)
+
+    @property
     def cosine(self) -> float | None:
         """The scale of the normalised last layer that a strategy asks for, or None."""
         return next((s.cosine for _, s in self.strategies if getattr(s, "cosine", None)), None)

@@ -5,17 +5,21 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from svpkit import draws
 from svpkit.classify import heads, prevalence
 from svpkit.classify.balance import Balance, Prepared
 from svpkit.classify.model import log, predict
 from svpkit.classify.second import Head, Seen
 from svpkit.errors import SvpkitError
 from svpkit.hookspecs import ImageSpec
-from svpkit.particles.particleset import ParticleSet
+from svpkit.particles.particleset import ParticleSet, batches
 
 BATCH = 512
+VIEWS = 1_000
+"""Random views of a class that a second stage learns from, at least one of each particle."""
 
 
 def ready(network: Any, balance: Balance, spec: ImageSpec, name: str, choose: bool) -> None:
@@ -53,7 +57,7 @@ def second_stage(
     head = None
     for _, strategy in balance.having("second_stage"):
         name = params["classifier"].plugin.name
-        seen = Seen(_features(network, prepared.train), prepared.train.labels)
+        seen = Seen(*_views(network, prepared.train, balance, params["seed"]))
         if val is not None:
             seen = replace(seen, val_features=_features(network, val), val_labels=val.labels)
         now = heads.read(network, prepared.prior, name)
@@ -83,6 +87,27 @@ def logits(network: Any, particles: ParticleSet) -> np.ndarray:
     torched = isinstance(network, nn.Module)
     call = network if torched else (lambda x: log(network.predict_proba(x)))
     return np.concatenate(list(predict(call, particles, BATCH, torched)))
+
+
+def _views(
+    network: Any, train: ParticleSet, balance: Balance, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    # features (V, F) and labels (V,) of particles as the network was shown them: moved at random
+    labels, augment = train.labels, balance.augment
+    if augment is None:
+        return _features(network, train), labels
+    times = -(-VIEWS // np.maximum(np.bincount(labels), 1))
+    rows = np.repeat(np.arange(len(train)), times[labels])
+    seeds = draws.seeds(seed, "second stage", "view", index=np.arange(len(rows)))
+    found = []
+    for block in batches(len(rows), BATCH):
+        y, own = torch.from_numpy(labels[rows[block]]), seeds[block]
+
+        def call(x: Tensor, y: Tensor = y, own: Tensor = own) -> Tensor:
+            return network.features(augment(x, y.to(x.device), own.to(x.device))[0])
+
+        found += predict(call, train.images(rows[block]), BATCH)
+    return np.concatenate(found), labels[rows]
 
 
 def _features(network: Any, particles: ParticleSet) -> np.ndarray:

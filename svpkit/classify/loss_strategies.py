@@ -24,6 +24,11 @@ class ClassWeights:
     beta: float = 0.9999
     after: float = 0.0
 
+    @property
+    def settles(self) -> float:
+        """The share of the run from which the weights act."""
+        return self.after
+
     def loss(self, counts: Counts) -> Any:
         """Return the weighted cross-entropy for these counts."""
         from svpkit.classify import losses
@@ -67,6 +72,11 @@ class Ldam:
     after: float = 0.8
     beta: float = 0.9999
     soft: ClassVar[bool] = False
+
+    @property
+    def settles(self) -> float:
+        """The share of the run from which the re-weighting acts."""
+        return self.after
 
     def loss(self, counts: Counts) -> "Deferred":
         """Return the loss for these counts; it depends on the progress of the run."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -52,6 +53,8 @@ class Progressive:
     At the share t of the run class c has the share (1 - t) n_c / N + t / K among those seen, with
     t the progress itself where the paper counts epochs. What is learnt is taken to be the end's.
     """
+
+    settles: ClassVar[float] = 1.0
 
     def sampler(self, labels: np.ndarray) -> Callable[[float], np.ndarray]:
         """Return a function of the progress in 0 .. 1 that gives the weights float64 (N,)."""

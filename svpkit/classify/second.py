@@ -1,7 +1,8 @@
 """Strategies for the last layer alone, on frozen features: cRT, tau-normalisation, LWS, SMOTE.
 
 The decoupled training of Kang et al. 2020: features are learnt from particles as they come, the
-last layer is then set right. Features are those of the training images as they are, unmoved.
+last layer is then set right. Features are those of training images moved as the network saw them, a
+thousand views of a small class, where the arm augments; of the images as they are where not.
 """
 
 from collections.abc import Callable

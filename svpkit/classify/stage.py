@@ -26,7 +26,7 @@ from svpkit.plugins import Use
 from svpkit.store import file_digest, plain, stage, write_json
 
 
-@stage(revision=2, everywhere=True, resumes=True)
+@stage(revision=3, everywhere=True, resumes=True)
 def classifier(out: Path, params: Mapping[str, Any], split: Path, *synthetic: Path) -> None:
     """Train a classifier on a split's training set and write a model folder.
 
@@ -58,7 +58,8 @@ def classifier(out: Path, params: Mapping[str, Any], split: Path, *synthetic: Pa
     head = finish.second_stage(network, prepared, balance, params, val if choose else None)
     if head:
         prepared = replace(prepared, prior=head.prior)
-    config = _config(params, spec, prepared, history, choose) | {"train_digest": train.digest}
+    config = _config(params, spec, prepared, choose) | {"train_digest": train.digest}
+    config["chosen_at_images"] = _chosen_at(history, choose, balance, params["train"].images)
     config |= finish.found(network, val, balance, head)
     ranks.on_main(lambda: _write(out, network, config, history, _counts(prepared)))
 
@@ -117,6 +118,7 @@ def _task(
         validate=check,
         validations=params["validations"],
         choose=choose,
+        choose_from=balance.settles,
         label="classifier",
     )
 
@@ -151,7 +153,6 @@ def _config(
     params: Mapping[str, Any],
     spec: ImageSpec,
     prepared: Prepared,
-    history: Sequence[Mapping[str, Any]],
     choose: bool,
 ) -> dict[str, Any]:
     by_class = dict(zip(spec.classes, prepared.prior.tolist(), strict=True))
@@ -166,7 +167,6 @@ def _config(
         "train": plain(params["train"]),
         "seed": params["seed"],
         "chosen_on_val": choose,
-        "chosen_at_images": _chosen_at(history, choose),
     }
 
 
@@ -181,8 +181,11 @@ def _median(values: np.ndarray) -> float | None:
     return float(np.median(known)) if len(known) else None
 
 
-def _chosen_at(history: Sequence[Mapping[str, Any]], choose: bool) -> int | None:
-    rows = [row for row in history if "val" in row] if choose else history[-1:]
+def _chosen_at(
+    history: Sequence[Mapping[str, Any]], choose: bool, balance: Balance, images: int
+) -> int | None:
+    late = [row for row in history if row["images"] >= balance.settles * images]
+    rows = [row for row in late if "val" in row] if choose else history[-1:]
     # max returns the first of equals, as the choice in `fit` does
     best = max(rows, key=lambda row: row["val"]["macro_auprc"] if choose else 0, default=None)
     return None if best is None else int(best["images"])

@@ -133,6 +133,11 @@ class Synthetic:
     weight: float = 1.0
     real_last: float = 0.0
 
+    @property
+    def settles(self) -> float:
+        """The share of the run from which real particles alone are seen; 0 where never."""
+        return 1 - self.real_last if self.real_last else 0.0
+
     def draws(self, counts: Mapping[str, int]) -> dict[str, int]:
         """Return how many particles to draw of each class, from the real counts of all classes."""
         wanted = self._wanted(counts)

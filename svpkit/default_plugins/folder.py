@@ -69,7 +69,7 @@ class FolderReader:
         )
         whole = root.resolve()
         for row in rows:
-            name = _placed(root, row.pop("file"), row["label"])
+            name = row.pop("file")
             image, row["id"], tags = _load(root, whole, name, row["label"], row.get("id"))
             if um_per_px and not row.get("um_per_px", 0) > 0:
                 row["um_per_px"] = um_per_px
@@ -107,12 +107,6 @@ def _rows_of_folders(
 def _folder_row(file: Path) -> dict[str, Any]:
     label = file.parts[0] if len(file.parts) > 1 else ""
     return {"file": file.as_posix(), "label": label, "group": "/".join(file.parts[1:-1])}
-
-
-def _placed(root: Path, name: str, label: str) -> str:
-    # a CSV may name a file that lies in the folder of its class without saying so
-    inside = f"{label}/{name}"
-    return inside if label and not (root / name).exists() and (root / inside).is_file() else name
 
 
 def _rows_of_csv(

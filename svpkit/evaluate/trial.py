@@ -14,8 +14,22 @@ from svpkit.evaluate.intervals import LEVEL, TAILS
 Scores = Mapping[str, np.ndarray]
 
 
-def t_interval(values: np.ndarray) -> dict[str, Any]:
+FEW_SUBSETS = 5
+"""With fewer real subsets, tests of all pairs tell hardly any arms apart: no letters."""
+
+
+def overlap(folds: int) -> float:
+    """Return by what the standard error over k folds grows, as their training sets overlap.
+
+    sqrt(1 + k / (k - 1)): Nadeau & Bengio, Machine Learning 52, 2003, p. 239, eq. 10.
+    """
+    return float(np.sqrt(1 + folds / (folds - 1))) if folds > 1 else 1.0
+
+
+def t_interval(values: np.ndarray, widen: float = 1.0) -> dict[str, Any]:
     """Return mean, t interval and two-sided p against 0 of values (S,); NaN are left out.
+
+    `widen` multiplies the standard error (see `overlap`).
 
     Keys value, low, high, p and n. Of paired differences this is the paired t test (Student,
     Biometrika 6, 1908, p. 1). One value has no interval; equal ones have one without width.
@@ -26,7 +40,7 @@ def t_interval(values: np.ndarray) -> dict[str, Any]:
     if n < 2:
         value = float(values[0]) if n else None
         return {"value": value, "low": None, "high": None, "p": None, "n": n}
-    mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(n))
+    mean, error = float(values.mean()), float(widen * values.std(ddof=1) / np.sqrt(n))
     half = error * float(stats.t.ppf(TAILS[1], n - 1))
     p = 2 * float(stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
     return {"value": mean, "low": mean - half, "high": mean + half, "p": p, "n": n}
@@ -46,7 +60,7 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def share_of_gap(part: np.ndarray, gap: np.ndarray) -> dict[str, float] | None:
+def share_of_gap(part: np.ndarray, gap: np.ndarray, widen: float = 1.0) -> dict[str, float] | None:
     """Return mean(part) / mean(gap) with Fieller's interval; part and gap (S,), paired.
 
     Fieller, J. R. Stat. Soc. B 16, 1954, p. 175. The interval is bounded exactly where the gap's
@@ -56,7 +70,7 @@ def share_of_gap(part: np.ndarray, gap: np.ndarray) -> dict[str, float] | None:
     n = both.shape[1]
     if n < 2:
         return None
-    (x, y), covariance = both.mean(1), np.cov(both) / n
+    (x, y), covariance = both.mean(1), np.cov(both) / n * widen**2
     xx, xy, yy = covariance[[0, 0, 1], [0, 1, 1]] * stats.t.ppf(TAILS[1], n - 1) ** 2
     a, b, c = y * y - yy, x * y - xy, x * x - xx
     if y <= 0 or a <= 0:
@@ -65,7 +79,7 @@ def share_of_gap(part: np.ndarray, gap: np.ndarray) -> dict[str, float] | None:
     return {"value": float(x / y), "low": float((b - root) / a), "high": float((b + root) / a)}
 
 
-def letters(scores: Scores) -> dict[str, str]:
+def letters(scores: Scores, widen: float = 1.0) -> dict[str, str]:
     """Return letters by arm: arms that share one cannot be told apart; best mean first.
 
     Paired t tests of every pair, Holm over all pairs; each letter is a largest set of arms of which
@@ -75,7 +89,7 @@ def letters(scores: Scores) -> dict[str, str]:
     """
     arms = sorted(scores, key=lambda arm: -_mean(scores[arm]))
     pairs = list(combinations(arms, 2))
-    p = holm([t_interval(scores[a] - scores[b])["p"] for a, b in pairs])
+    p = holm([t_interval(scores[a] - scores[b], widen)["p"] for a, b in pairs])
     near: dict[str, set[str]] = {arm: set() for arm in arms}
     for (a, b), value in zip(pairs, p, strict=True):
         if value is None or value > 1 - LEVEL:
@@ -123,32 +137,41 @@ def settle(
     baseline: str | None = None,
     oracle: str | None = None,
     beside: Sequence[str] = (),
+    drawing: Sequence[str] = (),
+    widen: float = 1.0,
 ) -> dict[str, Any]:
     """Return what one setting of a trial says, ready for JSON.
 
-    `test` and `val` are scores (S,) by arm, aligned over real subsets, NaN where missing. Keys:
-    picked (the best arm on val; neither the oracle nor arms that stand `beside`), gap (oracle minus
-    baseline) and arms: {name: test and val with t intervals, minus (that arm minus the baseline,
-    with p and p_holm), share of the gap closed, letters}. None where there is nothing to say.
+    `test` and `val` are scores (S,) by arm, aligned over real subsets, NaN where missing; `widen`
+    as in `t_interval`. Keys: picked (the best arm on val; neither the oracle nor arms that stand
+    `beside`), picked_drawn (the same of those in `drawing`), gap (oracle minus baseline) and arms:
+    {name: test and val with t intervals, minus (that arm minus the baseline, with p and p_holm),
+    share of the gap closed, letters from five subsets on}. None where there is nothing to say.
     """
     out = {oracle, *beside}
-    told = letters({arm: s for arm, s in test.items() if np.isfinite(s).any()})
+    there = {arm: s for arm, s in test.items() if np.isfinite(s).any()}
+    subsets = min((int(np.isfinite(s).sum()) for s in there.values()), default=0)
+    told = letters(there, widen) if subsets >= FEW_SUBSETS else {}
     base = test.get(baseline) if baseline else None
     top = test.get(oracle) if oracle else None
     gap = None if top is None or base is None else top - base
     others = [arm for arm in test if arm != baseline and base is not None]
-    minus = {arm: t_interval(test[arm] - base) for arm in others}
+    minus = {arm: t_interval(test[arm] - base, widen) for arm in others}
+    free = [arm for arm in test if arm not in out]
     for arm, p in zip(others, holm([minus[arm]["p"] for arm in others]), strict=True):
         minus[arm]["p_holm"] = p
     return {
-        "picked": pick(val, [arm for arm in test if arm not in out]),
-        "gap": None if gap is None else t_interval(gap),
+        "picked": pick(val, free),
+        "picked_drawn": pick(val, [arm for arm in free if arm in drawing]),
+        "gap": None if gap is None else t_interval(gap, widen),
         "arms": {
             arm: {
-                "test": t_interval(test[arm]),
-                "val": t_interval(val[arm]),
+                "test": t_interval(test[arm], widen),
+                "val": t_interval(val[arm], widen),
                 "minus": minus.get(arm),
-                "share": _share(test[arm], base, gap) if arm in others and arm != oracle else None,
+                "share": _share(test[arm], base, gap, widen)
+                if arm in others and arm != oracle
+                else None,
                 "letters": told.get(arm, ""),
             }
             for arm in test
@@ -157,9 +180,9 @@ def settle(
 
 
 def _share(
-    scores: np.ndarray, base: np.ndarray | None, gap: np.ndarray | None
+    scores: np.ndarray, base: np.ndarray | None, gap: np.ndarray | None, widen: float
 ) -> dict[str, float] | None:
-    return None if base is None or gap is None else share_of_gap(scores - base, gap)
+    return None if base is None or gap is None else share_of_gap(scores - base, gap, widen)
 
 
 def _largest(

@@ -82,7 +82,14 @@ def _test_mask(
     if isinstance(asked, Mapping) and "fold" in asked:
         _note_few(groups, "test", notes)
         units, random = _units(particles, groups), partial(rng, 0, "split", "fold")
-        return deal(particles.labels, units, asked["of"], random) == asked["fold"]
+        test = deal(particles.labels, units, asked["of"], random) == asked["fold"]
+        if not test.any():
+            n = len(np.unique(units))
+            raise SvpkitError(
+                f"data.test: fold {asked['fold']} of {asked['of']} is empty: {n} groups are there, "
+                "and stay whole; ask for fewer"
+            )
+        return test
     if isinstance(asked, Mapping):
         column = groups if params.get("group") else groups_of(particles, "group")
         return np.isin(column, _known_groups(asked["group"], column))

@@ -64,7 +64,7 @@ class Board:
     {value, low, high, n}; `costs` by arm {images_seen, images_generator, seconds, peak_rss_mb};
     `winners` of a grid search {arm, at, seed, configurations, val, test}; `failed` (cell, error);
     `others` rows of the results file that are no cells of the suite as it stands; `apart` by arm
-    the keys by which it differs beyond its remedy.
+    the keys by which it differs beyond its remedy; `unit` is what intervals are over.
     """
 
     name: str
@@ -84,6 +84,7 @@ class Board:
     failed: Sequence[tuple[str, str]]
     others: int = 0
     apart: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unit: str = "real subsets"
 
     @property
     def metric_name(self) -> str:
@@ -97,6 +98,13 @@ class Board:
         if len({each.get("images_seen") for each in self.costs.values()}) > 1:
             said.append("the arms' classifiers did not see the same number of images")
         return said
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes whose average precision is known."""
+        known = [key for s in self.settings for each in s.said["arms"].values() for key in each]
+        found = (k.removeprefix("auprc.") for k in dict.fromkeys(known) if k.startswith("auprc."))
+        return list(found)
 
     @property
     def arms(self) -> list[str]:
@@ -184,21 +192,29 @@ def _headline(board: Board, setting: Setting) -> str:
     arm = setting.said["picked"]
     if arm is None:
         return f"{setting.title}: no arm has every seed yet"
+    said = f"{setting.title}: best on validation is {_told(board, setting, arm)}."
+    drawn = setting.said["picked_drawn"]
+    if drawn in (None, arm):
+        return said
+    return f"{said} Of the arms with drawn particles: {_told(board, setting, drawn)}."
+
+
+def _told(board: Board, setting: Setting, arm: str) -> str:
     each = setting.said["arms"][arm]
-    said = f"{setting.title}: best on validation is {plain(arm)}, {interval(each['test'])} on test"
+    said = f"{plain(arm)}, {interval(each['test'])} on test"
     if each["minus"]:
         said += f", {signed(each['minus'])} against {plain(board.baseline)}"
         around, n = bounds(each["minus"]), each["minus"]["n"]
         one = setting.lone(arm)
         alone = f"{bounds(one)} {WITHIN}" if one else "one real subset: no interval"
-        said += f" ({around}; {n} real subsets)" if around else f" ({alone})"
+        said += f" ({around}; {n} {board.unit})" if around else f" ({alone})"
     if each["share"]:
         closed = f"{percent(each['share'], 0)} of the gap to the oracle"
         low, high = (percent(each["share"][end], 0) for end in ("low", "high"))
         said += f"; it closes {closed} ({low} to {high})"
     elif setting.said["gap"] and arm != board.baseline:
         said += "; the gap to the oracle is not told from zero, so no share of it is given"
-    return f"{said}."
+    return said
 
 
 def _strengths(board: Board) -> list[dict[str, float]]:
