@@ -107,9 +107,9 @@ class Run:
         from svpkit.predict import names, thresholds_of
 
         model = self.model
+        limit = thresholds_of(self.folder / "model", model.spec.classes)
         p = model.probabilities(images)
         table = pd.DataFrame(p, columns=[f"p_{c}" for c in model.spec.classes])
-        limit = thresholds_of(self.folder, model.spec.classes)
         table.insert(0, "predicted", names(p, model.spec.classes, limit))
         return table
 
@@ -177,7 +177,7 @@ def execute(experiment: Experiment, *, runs: Path, store: Path, fresh: Sequence[
     """Run an experiment and write its folder `runs/<name>/`."""
     from svpkit import ranks
     from svpkit.checks import check_models, checking
-    from svpkit.keep import note_artifacts, note_thresholds
+    from svpkit.keep import note_artifacts
     from svpkit.pipeline import walk
     from svpkit.plan import plan
     from svpkit.record import write_run
@@ -202,7 +202,6 @@ def execute(experiment: Experiment, *, runs: Path, store: Path, fresh: Sequence[
         raise SvpkitError(f"{where}{said}") from None
     if not ranks.main():
         return Done(folder, None)
-    note_thresholds(folder, walked.evidence.path, experiment.recipe.name)
     summary = summary_table(write_run(folder, experiment, walked, kept))
     note_artifacts(folder, [artifact.name for artifact in kept.used], done=True)
     return Done(folder, summary, _notes(kept))

@@ -1,7 +1,6 @@
 """The labels of a run looked at again: probable errors, with pictures and a CSV to correct."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,11 @@ from svpkit.particles.particleset import concat
 from svpkit.particles.split import Split
 from svpkit.pipeline import Get, classifier_params
 from svpkit.recipe import validate
+from svpkit.report.audit import Audit, shown, write_page
+from svpkit.report.audit import table as table
 from svpkit.store import Artifact, Store, file_digest, write_json
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from svpkit.plugins import Registry
 
 CSV, PAGE, RECORD = "corrections.csv", "audit.html", "audit.json"
@@ -52,31 +51,18 @@ class Asked:
         return self.out or self.run / "audit"
 
 
-@dataclass(frozen=True)
-class Audit:
-    """What was found: the flagged rows, the corrigible ones first, each part worst first.
-
-    `flagged` has the columns of the CSV; `counts` {set: {class: particles looked at}}; `simulated`
-    says that simulated particles are among them.
-    """
-
-    folder: Path
-    flagged: pd.DataFrame
-    counts: Mapping[str, Mapping[str, int]]
-    simulated: bool
-
-
 def audit(asked: Asked, registry: "Registry") -> Audit:
     """Find the probable label errors of a run and write them for a person to look at.
 
     A fresh classifier of the run's recipe is trained for each fold of its train and val particles
-    on the other folds, without drawn particles; test particles get the mean of what all of them
-    say. Writes corrections.csv, audit.html and audit.json. What the store holds already is not made
-    again. Raises SvpkitError without cleanlab, for a run whose split is not in the store, and where
-    a corrections.csv lies in the folder that was changed since it was written.
+    on the other folds, without drawn particles and without strategies that choose on val; test
+    particles get the mean of what all of them say. Writes corrections.csv, audit.html and
+    audit.json. What the store holds already is not made again. Raises SvpkitError without cleanlab,
+    for a run whose split is not in the store, and where a corrections.csv lies in the folder that
+    was changed since it was written.
     """
     from svpkit.evaluate.audit import check_installed, probable_errors
-    from svpkit.keep import note_artifacts
+    from svpkit.keep import note_audit
 
     check_installed()
     _refuse_edited(asked.folder)
@@ -91,44 +77,18 @@ def audit(asked: Asked, registry: "Registry") -> Audit:
 
     _scored(experiment, split, asked.folds, note)
     if ranks.main():
-        note_artifacts(asked.run, [a.name for a in planned], done=False)
+        note_audit(asked.run, asked.folder, [a.name for a in planned], done=False)
     folds = _scored(experiment, split, asked.folds, store.get)
     sets = Split.open(split.path)
     rows = [_out_of_fold(split, folds), _tested(folds, sets.classes)]
     found = pd.concat([probable_errors(each, sets.classes) for each in rows], ignore_index=True)
     simulated = "simulated" in sets.record["origins"]
-    result = Audit(asked.folder, found.assign(corrected=""), sets.counts, simulated)
+    without = _judging(experiment)[1]
+    result = Audit(asked.folder, found.assign(corrected=""), sets.counts, simulated, without)
     if ranks.main():
         _write(result, asked, run, _pictures(found, split, folds), planned)
+        note_audit(asked.run, asked.folder, [a.name for a in planned], done=True)
     return result
-
-
-def table(found: Audit) -> "Table":
-    """Return how many labels are probably wrong, by (label -> suggested)."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    mark = " (SIMULATED particles)" if found.simulated else ""
-    made = Table(title=f"probable label errors{mark}", caption=_said(found))
-    made.caption_justify = "left"
-    for name in ("label", "suggested"):
-        made.add_column(name, overflow="fold")
-    for name in ("train and val", "test (reported only)"):
-        made.add_column(name, justify="right")
-    columns = (found.flagged[name] for name in ("label", "suggested", "set"))
-    n = Counter((str(a), str(b), kind == "test") for a, b, kind in zip(*columns, strict=True))
-    for a, b in sorted({pair[:2] for pair in n}):
-        made.add_row(escape(a), escape(b), f"{n[a, b, False]:,}", f"{n[a, b, True]:,}")
-    return made
-
-
-def _said(found: Audit) -> str:
-    looked = {name: sum(n.values()) for name, n in found.counts.items()}
-    tested = found.flagged["set"].tolist().count("test")
-    return (
-        f"{len(found.flagged) - tested:,} of {looked['train'] + looked['val']:,} labels of train "
-        f"and val, {tested:,} of {looked['test']:,} of test"
-    )
 
 
 def _experiment(asked: Asked, run: Mapping[str, Any], registry: "Registry") -> Experiment:
@@ -150,6 +110,19 @@ def _split(asked: Asked, run: Mapping[str, Any], store: Store) -> Artifact:
     return split
 
 
+def _judging(experiment: Experiment) -> tuple[Arm, dict[str, str]]:
+    """Return the run's own arm as a fold can train it, and what it leaves out: {strategy: why}."""
+    own, without = experiment.arms[0], {}
+    for use in own.strategies:
+        strategy = use()
+        if hasattr(strategy, "draws"):
+            without[use.plugin.name] = "drawn particles do not judge"
+        elif getattr(strategy, "needs_val", False):
+            without[use.plugin.name] = "val is judged, and may not choose"
+    kept = tuple(use for use in own.strategies if use.plugin.name not in without)
+    return Arm(own.name, kept), without
+
+
 def _scored(
     experiment: Experiment, split: Artifact, folds: int, get: Get
 ) -> list[tuple[Artifact, Artifact]]:
@@ -157,8 +130,7 @@ def _scored(
     from svpkit.classify.score import score
     from svpkit.classify.stage import classifier
 
-    own = experiment.arms[0]
-    arm = Arm(own.name, tuple(s for s in own.strategies if not hasattr(s(), "draws")))
+    arm, _ = _judging(experiment)
     params = classifier_params(experiment, arm) | {"validations": 1}
     judging = {name: params[name] for name in ("classifier", "strategies", "prevalence")}
     made = []
@@ -193,7 +165,7 @@ def _tested(folds: list[tuple[Artifact, Artifact]], classes: tuple[str, ...]) ->
 def _pictures(
     found: pd.DataFrame, split: Artifact, folds: list[tuple[Artifact, Artifact]]
 ) -> dict[int, np.ndarray]:
-    """Return pictures uint8 (C, H, W) by row of `found`.
+    """Return the pictures that the page shows, uint8 (C, H, W), by row of `found`.
 
     Of the test set, which stays shut, those that the scores kept of their worst errors.
     """
@@ -202,23 +174,25 @@ def _pictures(
     names = (split.path / f"{name}.npy" for name in ("train", "val"))
     positions = np.concatenate([np.load(name, allow_pickle=False) for name in names])
     place = dict(zip(positions.tolist(), range(len(positions)), strict=True))
-    own = found[found["set"] != "test"]
-    images = particles.images([place[p] for p in own["position"]])
-    shown = dict(zip(own.index.tolist(), images, strict=True))
+    fits, tested = shown(found), (found["set"] == "test").to_numpy()
+    own = found.loc[fits & ~tested, "position"]
+    images = particles.images([place[p] for p in own])
+    pictures = dict(zip(own.index.tolist(), images, strict=True))
     kept: dict[int, np.ndarray] = {}
     for _, scored in folds:
         rows = json.loads((scored.path / "worst.json").read_text())
         kept |= dict(zip(rows, np.load(scored.path / "worst.npy", allow_pickle=False), strict=True))
-    tested = found.loc[found["set"] == "test", "position"]
-    return shown | {int(i): kept[p] for i, p in tested.items() if p in kept}  # type: ignore[arg-type]
+    reported = found.loc[fits & tested, "position"]
+    return pictures | {int(i): kept[p] for i, p in reported.items() if p in kept}  # type: ignore[arg-type]
 
 
 def _refuse_edited(folder: Path) -> None:
     path, record = folder / CSV, folder / RECORD
     if not path.exists():
         return
-    written = json.loads(record.read_text())["csv"] if record.is_file() else None
-    if written != file_digest(path):
+    said = json.loads(record.read_text()) if record.is_file() else {}
+    # an interrupted audit has written what it meant to put in the place of the one before
+    if file_digest(path) not in (said.get("csv"), said.get("csv_before")):
         raise SvpkitError(
             f"{path}: changed since it was written, and not to be lost; name another folder with "
             "--out, or move it"
@@ -232,24 +206,29 @@ def _write(
     pictures: Mapping[int, np.ndarray],
     made: list[Artifact],
 ) -> None:
-    from svpkit.report.audit import write_page
-
-    # someone may have opened it while the folds were trained
-    _refuse_edited(found.folder)
     found.folder.mkdir(parents=True, exist_ok=True)
+    places = [found.folder / CSV, found.folder / PAGE]
+    new_rows, new_page = fresh = [path.with_name(f".{path.name}.tmp") for path in places]
     rows = found.flagged.astype({name: str for name in ("id", "label", "source", "group")})
     for name in ("p_label", "p_suggested", "quality"):
         rows[name] = rows[name].map("{:.4f}".format)
-    write_rows(found.folder / CSV, COLUMNS, rows.to_dict("records"))
+    write_rows(new_rows, COLUMNS, rows.to_dict("records"))
     record = {
         "run": run["recipe"]["name"],
         "simulated": found.simulated,
+        "without": found.without,
         "folds": asked.folds,
         "images": asked.images or run["recipe"]["classifier"]["train"]["images"],
         "looked_at": found.counts,
         "flagged": {k: int(n) for k, n in found.flagged["set"].value_counts().items()},
         "artifacts": [artifact.name for artifact in made],
-        "csv": file_digest(found.folder / CSV),
+        "csv": file_digest(new_rows),
     }
-    write_page(found.folder / PAGE, record, found.flagged, pictures)
-    write_json(found.folder / RECORD, record)
+    write_page(new_page, record, found.flagged, pictures)
+    # someone may have opened it while the folds were trained
+    _refuse_edited(found.folder)
+    before = file_digest(places[0]) if places[0].exists() else None
+    # the record first, with both digests: cut off between these, the next audit knows either file
+    write_json(found.folder / RECORD, record | {"csv_before": before})
+    for path, place in zip(fresh, places, strict=True):
+        path.replace(place)

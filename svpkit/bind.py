@@ -3,38 +3,22 @@
 import hashlib
 import inspect
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from svpkit.classify import conflicts
-from svpkit.errors import SvpkitError, choices, unknown
+from svpkit.errors import SvpkitError, unknown
+from svpkit.places import Located, environment_root, locate
 from svpkit.plugins import Registry, Use
 from svpkit.recipe import Balance, Recipe
-from svpkit.store import file_digest
+
+if TYPE_CHECKING:
+    from svpkit.particles.corrections import Filled
 
 # How pre-training on simulated particles is asked for, and how many of each class there are.
 SIMULATED, PARTICLES = "simulated:", 5_000
-
-
-@dataclass(frozen=True)
-class Located:
-    """A file or folder that is read, named in keys by the digest of its bytes."""
-
-    path: Path
-    digest: str
-
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-    def describe(self) -> dict[str, str]:
-        """Return what an artifact's key holds of it."""
-        return {"digest": self.digest}
 
 
 @dataclass(frozen=True)
@@ -70,8 +54,8 @@ class Experiment:
     """A recipe with everything it names: the first arm is the recipe's own.
 
     `pretraining` reads the simulated particles that the generator learns from first, `weights` are
-    those of a ready-made feature extractor; None where there are none. `corrections` are files of
-    corrected labels, in order.
+    those of a ready-made feature extractor; None where there are none. `corrections` are the
+    filled-in rows of files of corrected labels, in order.
     """
 
     recipe: Recipe
@@ -84,7 +68,7 @@ class Experiment:
     arms: tuple[Arm, ...]
     pretraining: Use | None = None
     weights: Located | None = None
-    corrections: tuple[Located, ...] = ()
+    corrections: "Filled | None" = None
 
 
 def bind(
@@ -120,41 +104,6 @@ def trained_by(recipe: Recipe, registry: Registry, where: str) -> Experiment:
     return Experiment(recipe, where, reader, None, None, None, named, arms)
 
 
-def environment_root() -> Path | None:
-    """Return the data root that the environment names (SVPKIT_REAL_DATA), or None."""
-    root = os.environ.get("SVPKIT_REAL_DATA")
-    return Path(root) if root else None
-
-
-def locate(path: str, roots: list[Path], where: str) -> Located:
-    """Return a file or folder under one of the roots, with its digest; absolute paths stay."""
-    tried = [Path(path)] if Path(path).is_absolute() else [root / path for root in roots]
-    for found in tried:
-        if found.is_dir() and not any(f.is_file() for f in found.rglob("*")):
-            raise SvpkitError(f"{where}: there is no file in '{found}'")
-        if found.exists():
-            return Located(found, path_digest(found))
-    looked = choices(str(t.parent) for t in tried)
-    raise SvpkitError(
-        f"{where}: nothing called '{path}' in {looked} (--data-root DIR or SVPKIT_REAL_DATA "
-        "names another place)"
-    )
-
-
-def path_digest(path: Path) -> str:
-    """Return a digest of a file, or of every file below a folder with its name."""
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
-    state = hashlib.sha256()
-    for file in files:
-        name = file.name if path.is_file() else file.relative_to(path).as_posix()
-        try:
-            content = file_digest(file)
-        except OSError as error:  # the reader will set it aside, with the reason
-            content = error.strerror or "unreadable"
-        state.update(f"{name}\x1f{content}\x1e".encode())
-    return state.hexdigest()
-
-
 def _bind(recipe: Recipe, registry: Registry, where: str, roots: list[Path]) -> Experiment:
     data, test = recipe.data, recipe.data.test
     reader = registry.use("reader", data.reader, data.options, "data.reader")
@@ -165,7 +114,6 @@ def _bind(recipe: Recipe, registry: Registry, where: str, roots: list[Path]) -> 
         own = use, _place(use, test.path, roots, "data.test.path")
     generator = _generator(recipe, registry)
     classifier, weights = recipe.classifier, recipe.fidelity.weights
-    given = (data.corrections,) if isinstance(data.corrections, str) else data.corrections or ()
     return Experiment(
         recipe,
         where,
@@ -177,8 +125,17 @@ def _bind(recipe: Recipe, registry: Registry, where: str, roots: list[Path]) -> 
         _arms(recipe, registry),
         _pretraining(recipe, registry),
         locate(weights, roots, "fidelity.weights") if weights else None,
-        tuple(locate(path, roots, "data.corrections") for path in given),
+        _corrections(data.corrections, roots),
     )
+
+
+def _corrections(given: str | tuple[str, ...] | None, roots: list[Path]) -> "Filled | None":
+    from svpkit.particles.corrections import filled
+
+    if not given:
+        return None
+    paths = (given,) if isinstance(given, str) else given
+    return filled([locate(path, roots, "data.corrections").path for path in paths])
 
 
 def _place(reader: Use, path: str | None, roots: list[Path], where: str) -> Located | None:

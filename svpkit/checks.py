@@ -85,15 +85,20 @@ def checking(experiment: Experiment, get: Get) -> Get:
 
 
 def check_classes(experiment: Experiment, classes: Sequence[str]) -> None:
-    """Raise SvpkitError where the recipe names a class that the data do not have."""
+    """Raise SvpkitError where the recipe names a class that the data do not have.
+
+    Also where a precision is required and a class is called as the bin of thresholds is.
+    """
     recipe = experiment.recipe
+    if recipe.evaluate.precision is not None:
+        from svpkit.evaluate.thresholds import required
+
+        required(recipe.evaluate.precision, classes)
     named = {"generator.classes": recipe.generator.classes if recipe.generator else ()}
     on = recipe.generator.pretrain.on if recipe.generator and recipe.generator.pretrain else ()
     if isinstance(on, tuple) or not (on == "train" or experiment.pretraining):
         named["generator.pretrain.on"] = (on,) if isinstance(on, str) else on
     named["evaluate.prevalence"] = tuple(recipe.evaluate.prevalence or ())
-    asked = recipe.evaluate.precision
-    named["evaluate.precision"] = tuple(asked) if isinstance(asked, Mapping) else ()
     for key, names in named.items():
         more = ("train", "simulated:PROFILE") if key == "generator.pretrain.on" else ()
         for name in names:

@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from svpkit.errors import SvpkitError
-from svpkit.store import folder_size, read_record, write_json
+from svpkit.store import file_digest, folder_size, read_record, write_json
 
 UNDER_WAY = "artifacts.json"
+# What audits of a run made, by the folder they wrote: a file of its own, as a run rewrites its own.
+AUDITED = "audit-artifacts.json"
 THRESHOLDS = "thresholds.json"
 
 
@@ -20,11 +23,14 @@ def artifacts(root: Path) -> list[Path]:
 
 
 def named(runs: Path) -> dict[str, list[str]]:
-    """Return the artifacts that runs name: {artifact: [run, ...]}."""
+    """Return the artifacts that runs and their audits name: {artifact: [run, ...]}."""
+    said = [(p, _read(p)["artifacts"]) for p in sorted(runs.glob(f"*/{UNDER_WAY}"))]
+    for path in sorted(runs.glob(f"*/{AUDITED}")):
+        said += [(path, names) for names in _read(path)["folders"].values()]
     found: dict[str, list[str]] = {}
-    for path in sorted(runs.glob(f"*/{UNDER_WAY}")):
-        for name in _read(path)["artifacts"]:
-            found.setdefault(name, []).append(path.parent.name)
+    for path, name in ((path, name) for path, names in said for name in names):
+        runs_of = found.setdefault(name, [])
+        runs_of += [] if path.parent.name in runs_of else [path.parent.name]
     return found
 
 
@@ -39,27 +45,56 @@ def note_artifacts(folder: Path, names: list[str], *, done: bool) -> None:
     write_json(path, {"artifacts": list(dict.fromkeys([*before, *names]))})
 
 
-def note_thresholds(folder: Path, evidence: Path, arm: str) -> None:
-    """Write what `predict` holds an arm's names to; a run without a required precision has none.
+def note_audit(run: Path, out: Path, names: list[str], *, done: bool) -> None:
+    """Write in a run's folder which artifacts the audit in `out` stands on, as `note_artifacts`."""
+    path, key = run / AUDITED, str(out.resolve())
+    folders = _read(path)["folders"] if path.is_file() else {}
+    before = [] if done else folders.get(key, [])
+    folders[key] = list(dict.fromkeys([*before, *names]))
+    write_json(path, {"folders": folders})
 
+
+def note_thresholds(
+    model: Path, found: Mapping[str, Any] | None, weights: Mapping[str, str]
+) -> None:
+    """Write beside a model's weights what its names are held to; nothing where `found` is None.
+
+    `found` is an arm's "thresholds" as the evidence holds them, `weights` {file: SHA-256}. Writes
     {"thresholds": {class: number, or null where nothing can be promised}, "required": {class:
-    number}, "confidence"}, taken from the evidence.
+    number}, "confidence", "weights"}.
     """
-    found = _read(evidence / "evidence.json")["test"][arm].get("thresholds")
     if found is None:
-        (folder / THRESHOLDS).unlink(missing_ok=True)
         return
     said = {
         key: {name: row[part] for name, row in found["per_class"].items()}
         for key, part in (("thresholds", "threshold"), ("required", "required"))
     }
-    write_json(folder / THRESHOLDS, said | {"confidence": found["confidence"]})
+    more = {"confidence": found["confidence"], "weights": dict(weights)}
+    write_json(model / THRESHOLDS, said | more)
 
 
-def read_thresholds(folder: Path) -> dict[str, float | None] | None:
-    """Return the thresholds that a run's names are held to, by class; None where none are."""
-    path = folder / THRESHOLDS
-    return _read(path)["thresholds"] if path.is_file() else None
+def read_thresholds(model: Path) -> dict[str, float | None] | None:
+    """Return the thresholds that a model's names are held to, by class; None where none are.
+
+    Raises SvpkitError where they were chosen for other weights than lie beside them, or are lost.
+    """
+    path = model / THRESHOLDS
+    if not path.is_file():
+        config = model / "config.json"
+        if config.is_file() and _read(config).get("held_to_thresholds"):
+            raise SvpkitError(f"{path}: not here, though the model is held to thresholds")
+        return None
+    found = _read(path)
+    if found.get("weights") != weights_of(model):
+        raise SvpkitError(
+            f"{path}: chosen for other weights than lie beside it; copy a run's model as a whole"
+        )
+    return found["thresholds"]
+
+
+def weights_of(model: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of weights in a model's folder."""
+    return {path.name: file_digest(path) for path in sorted(model.glob("*.safetensors"))}
 
 
 def listing(root: Path, runs: Path) -> pd.DataFrame:

@@ -110,8 +110,8 @@ def _read(
     source: Path, asked: Asked, registry: "Registry", store: Store, shape: tuple[int, int]
 ) -> Artifact:
     from svpkit import api
-    from svpkit.bind import Located, path_digest
     from svpkit.particles.ingest import ingest
+    from svpkit.places import Located, path_digest
 
     if _is_set(source):
         return store.get(adopt, {"set": Located(source, path_digest(source))})

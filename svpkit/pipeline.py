@@ -144,7 +144,8 @@ def _data(experiment: Experiment, get: Get) -> tuple[Artifact, Artifact]:
         "val": asked.val,
         "test": _held_out(asked.test),
     }
-    if experiment.corrections:
+    # nothing to apply changes nothing: not even the key
+    if experiment.corrections and experiment.corrections.describe():
         rules["corrections"] = experiment.corrections
     return inputs[0], get(split, rules, *inputs, label="split")
 

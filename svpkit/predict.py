@@ -30,11 +30,12 @@ def predict_source(
 
     What reaches no threshold is named "rejected", where the recipe requires a precision. Files that
     cannot be read are listed in quarantine.csv. Returns the counts per class. Raises SvpkitError
-    where the run holds no model or the input no particle.
+    where the run holds no model, thresholds of another one, or the input no particle.
     """
     from svpkit.classify.model import Model
 
     model = Model.open(run / "model", registry)
+    limit = thresholds_of(run / "model", model.spec.classes)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         dir=out, prefix=".particles-", ignore_cleanup_errors=True
@@ -43,7 +44,6 @@ def predict_source(
         particles = import_set(
             folder, reader, source, size=model.spec.size, channels=model.spec.channels
         )
-        limit = thresholds_of(run, model.spec.classes)
         _write(out, model, particles, limit)
         if (folder / QUARANTINE).is_file():
             shutil.copyfile(folder / QUARANTINE, out / QUARANTINE)
@@ -51,9 +51,12 @@ def predict_source(
     return _counts(out, (*model.spec.classes, *binned))
 
 
-def thresholds_of(run: Path, classes: Sequence[str]) -> np.ndarray | None:
-    """Return the threshold of each class (K,) that a run's names are held to; None where none."""
-    found = read_thresholds(run)
+def thresholds_of(model: Path, classes: Sequence[str]) -> np.ndarray | None:
+    """Return the threshold of each class (K,) that a model's names are held to; None where none.
+
+    Raises SvpkitError where those in the folder were chosen for other weights.
+    """
+    found = read_thresholds(model)
     return None if found is None else limits(found, classes)
 
 

@@ -51,6 +51,9 @@ class Test(_Frozen):
             raise ValueError("wants one of a share, `group`, `fold` or `reader`")
         if self.fold is not None and self.fold >= self.of:
             raise ValueError(f"fold {self.fold} of {self.of}: the first is 0")
+        # a recipe that was written out names the default too
+        if self.fold is None and self.of != type(self).model_fields["of"].default:
+            raise ValueError(f"`of` {self.of} is for `fold`, which is not given")
         return self
 
 

@@ -14,10 +14,11 @@ from svpkit import __version__, ranks
 from svpkit.bind import Experiment
 from svpkit.doctor import PACKAGES, version
 from svpkit.evaluate.evidence import classes_of, probabilities, read_predictions
+from svpkit.keep import note_thresholds, weights_of
 from svpkit.particles.particleset import ParticleSet
 from svpkit.particles.split import Split
 from svpkit.pipeline import Walked
-from svpkit.store import Artifact, Store, file_digest, plain, read_record, write_json
+from svpkit.store import Artifact, Store, plain, read_record, write_json
 
 if TYPE_CHECKING:
     from svpkit.report.html import Story
@@ -269,15 +270,19 @@ def _deploy(folder: Path, experiment: Experiment, walked: Walked, card: str) -> 
     own = experiment.arms[0]
     trained, scored = walked.classifiers[own.name].path, walked.scores[own.name].path
     shutil.rmtree(folder, ignore_errors=True)
-    skip = shutil.ignore_patterns("artifact.json")
+    skip = shutil.ignore_patterns("artifact.json", "config.json")
     shutil.copytree(trained, folder, ignore=skip)
     shutil.copyfile(scored / "val.parquet", folder / "val.parquet")
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((trained / "config.json").read_text())
     config["strategies"] = plain([s.describe() for s in own.strategies])
     config["prevalence"] = experiment.recipe.evaluate.prevalence
-    config["digests"] = {p.name: file_digest(p) for p in folder.glob("*.safetensors")}
-    write_json(folder / "config.json", config)
+    config["digests"] = weights_of(folder)
+    found = read_evidence(walked)["test"][own.name].get("thresholds")
+    note_thresholds(folder, found, config["digests"])
+    config["held_to_thresholds"] = found is not None
     (folder / "README.md").write_text(card, encoding="utf-8")
+    # last: what holds config.json is a whole model, thresholds and all
+    write_json(folder / "config.json", config)
 
 
 def _uses(experiment: Experiment) -> list[Any]:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from sklearn.linear_model import LogisticRegression
 
 import svpkit
-from svpkit import ParticleSet, SvpkitError, audit, plugins
+from svpkit import ParticleSet, SvpkitError, audit, keep, plugins
 from svpkit.audit import Asked, table
 from svpkit.cli import cli
 from svpkit.evaluate.audit import probable_errors
@@ -23,6 +23,7 @@ from svpkit.particles import corrections
 from svpkit.particles.corrections import Correction, safe, unsafe
 from svpkit.particles.folds import deal
 from svpkit.particles.split import Split, split
+from svpkit.store import Artifact, plain
 
 CLASSES = ("bar", "disc", "ring")
 PLUGIN = """
@@ -167,15 +168,30 @@ def test_the_command_reads_the_store_the_second_time(found, run, place):
     assert "corrections.csv" in done.output and "audit.html" in done.output
     assert (found.folder / "corrections.csv").read_bytes() == before
     assert Logistic.fits == fits
-    # clearing the store spares what the audit made
-    named = json.loads((run.folder / "artifacts.json").read_text())["artifacts"]
-    assert set(json.loads((found.folder / "audit.json").read_text())["artifacts"]) <= set(named)
     assert table(found).row_count
+
+
+def test_clearing_the_store_spares_what_audits_made(found, run, place, registry, tmp_path):
+    made = set(json.loads((found.folder / "audit.json").read_text())["artifacts"])
+    other = Asked(run.folder, folds=2, out=tmp_path / "other")
+    audit.audit(other, registry)
+    made |= set(json.loads((other.folder / "audit.json").read_text())["artifacts"])
+    # the run again, with all of it in the store: it names its own artifacts anew
+    given = {"runs": place / "runs", "store": place / "store", "registry": registry}
+    svpkit.run(recipe(place), **given)
+    assert made <= set(keep.named(place / "runs"))
+    assert keep.named(place / "runs")[min(made)] == ["toy"]
+    assert not made & {path.name for path, _ in keep.unnamed(place / "store", place / "runs")}
+    # the same folder written anew stands on other artifacts, and no longer on those before
+    for names in (["fold-a"], ["fold-b"]):
+        keep.note_audit(tmp_path, tmp_path / "out", names, done=False)
+    assert {"fold-a", "fold-b"} <= set(keep.named(tmp_path.parent))
+    keep.note_audit(tmp_path, tmp_path / "out", ["fold-b"], done=True)
+    assert "fold-a" not in keep.named(tmp_path.parent)
 
 
 def test_folds_learn_without_drawn_particles(place, registry, tmp_path):
     from svpkit import api
-    from svpkit.store import Artifact
 
     more = {"generator": {"plugin": "copy", "classes": ["ring"]}}
     drawing = recipe(place) | more | {"balance": {"strategies": ["synthetic", "oversample"]}}
@@ -190,6 +206,32 @@ def test_folds_learn_without_drawn_particles(place, registry, tmp_path):
     learned = [(params, inputs) for name, params, inputs in asked if name == "classifier"]
     assert len(asked) == 12 and all(len(inputs) == 1 for _, inputs in learned)
     assert [use.plugin.name for use in learned[0][0]["strategies"]] == ["oversample"]
+
+
+def test_folds_learn_without_strategies_that_choose_on_val(place, registry, found):
+    from svpkit import api
+
+    def judged(strategy):
+        balance = {"strategies": ["oversample", "tau_norm"], "tau_norm": strategy}
+        bound = api.experiment(recipe(place) | {"balance": balance}, registry=registry)
+        asked = {}
+
+        def note(function, params, *inputs, label):
+            asked[function.__name__] = [use.plugin.name for use in params.get("strategies", ())]
+            return Artifact(function.__name__, "0", place, label)
+
+        audit._scored(bound, Artifact("split", "0", place), 2, note)
+        assert asked["classifier"] == asked["score"]
+        return asked["score"], audit._judging(bound)[1]
+
+    names, without = judged({})
+    assert names == ["oversample"] and list(without) == ["tau_norm"]
+    # a value that the recipe gives chooses nothing
+    assert judged({"tau": 1.0}) == (["oversample", "tau_norm"], {})
+    assert json.loads((found.folder / "audit.json").read_text())["without"] == {}
+    assert "without" not in str(table(found).caption)
+    said = str(table(replace(found, without=without)).caption)
+    assert "judged without tau_norm (val is judged, and may not choose)" in said
 
 
 def test_images_shorten_the_training_of_a_fold(run, registry):
@@ -216,6 +258,51 @@ def test_a_killed_audit_goes_on_where_it_was(run, place, registry, tmp_path, mon
     with pytest.raises(SvpkitError, match="changed since it was written.*--out"):
         audit.audit(asked, registry)
     assert path.read_text() == edited
+
+
+@pytest.mark.parametrize("at", ["write_page", "write_json", "rename"])
+def test_an_audit_cut_off_while_writing_is_taken_up(run, registry, tmp_path, monkeypatch, at):
+    asked = Asked(run.folder, folds=2, out=tmp_path / "out")
+    audit.audit(asked, registry)
+    rows = rows_of(tmp_path / "out" / "corrections.csv")
+
+    def cut(*args, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        # this time with other rows to write
+        patch.setattr(audit, "COLUMNS", audit.COLUMNS[:-1])
+        patch.setattr(*((Path, "replace") if at == "rename" else (audit, at)), _after(at, cut))
+        with pytest.raises(KeyboardInterrupt):
+            audit.audit(asked, registry)
+    # what stands there is whole, and what was written before
+    assert rows_of(tmp_path / "out" / "corrections.csv") == rows
+    audit.audit(asked, registry)
+    assert rows_of(tmp_path / "out" / "corrections.csv") == rows
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def _after(at, cut):
+    """Cut off at once, or, where files are renamed, when the table's turn comes."""
+    rename = Path.replace
+    if at != "rename":
+        return cut
+    return lambda path, to: cut() if Path(to).name == "corrections.csv" else rename(path, to)
+
+
+def test_only_pictures_that_the_page_shows_are_loaded(found, run, monkeypatch):
+    record = json.loads((run.folder / "run.json").read_text())
+    split = Split.open(Path(record["store"]) / record["artifacts"]["split"]["name"])
+    positions = np.load(split.folder / "train.npy")[:80]
+    rows = pd.DataFrame({"position": positions, "set": "train", "label": "disc"})
+    rows["suggested"] = ["ring"] * 60 + ["bar"] * 20
+    asked = []
+    images = ParticleSet.images
+    note = lambda self, index: asked.append(len(index)) or images(self, index)  # noqa: E731
+    monkeypatch.setattr(ParticleSet, "images", note)
+    made = audit._pictures(rows, Artifact("split", "0", split.folder), [])
+    assert asked == [68] and sorted(made) == [*range(48), *range(60, 80)]
+    np.testing.assert_array_equal(made[79], images(split.train(), [79])[0])
 
 
 def test_what_cannot_be_audited_is_said_in_one_line(run, registry, tmp_path, monkeypatch):
@@ -280,6 +367,7 @@ def particles(n=30, **columns):
 
 def made(tmp_path, text, *, own_test=None, **params):
     """Split a set of 90 with a corrections file, and return the split."""
+    tmp_path.mkdir(exist_ok=True)
     for name, each in (("ingest-data", particles()), ("ingest-test", own_test)):
         if each is not None and not (tmp_path / name).is_dir():
             each.save(tmp_path / name)
@@ -288,10 +376,11 @@ def made(tmp_path, text, *, own_test=None, **params):
         (tmp_path / f"c{i}.csv").write_text(each)
         paths.append(tmp_path / f"c{i}.csv")
     asked = {"seed": 0, "group": None, "val": 0.2, "test": 0.2, "train": None, **params}
+    rows = {"corrections": corrections.filled(paths)} if paths else {}
     out = tmp_path / f"split-{len(list(tmp_path.iterdir()))}"
     out.mkdir()
     inputs = [tmp_path / "ingest-data", *([tmp_path / "ingest-test"] if own_test else [])]
-    split(out, asked | ({"corrections": paths} if paths else {}), *inputs)
+    split(out, asked | rows, *inputs)
     return Split.open(out)
 
 
@@ -318,7 +407,7 @@ def test_corrections_that_do_not_fit_are_refused(tmp_path, text, said):
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "c.csv").write_bytes(b"id,label,corrected\n\xff\xfe,bar,disc\n")
     with pytest.raises(SvpkitError, match="no CSV in UTF-8"):
-        corrections.read([tmp_path / "c.csv"], particles(), None)
+        corrections.filled([tmp_path / "c.csv"])
 
 
 def test_rows_of_test_particles_are_reported_and_not_applied(tmp_path):
@@ -365,6 +454,43 @@ def test_files_are_applied_one_after_the_other(tmp_path):
         made(tmp_path, [then, first])
 
 
+def test_rows_that_are_not_applied_move_no_label(tmp_path):
+    plain = made(tmp_path, [])
+    table = particles().table.set_index("id")["label"].astype(str)
+    held = table.index[np.load(plain.folder / "test.npy")[0]]
+    # a test row filled in, and the next audit's file, which reads the label that is still there
+    row = f"{held},{{}},{table[held]},{{}}\n"
+    other = next(c for c in CLASSES if c != table[held])
+    for stated in ("", "test"):
+        files = [HEAD + row.format(stated, c) for c in (other, table[held])]
+        said = made(tmp_path, files).record["corrections"]
+        assert said["counts"]["test: reported, not applied"] == 2 and not said["applied"]
+    # particles left out by the counts to train on move none either
+    asked = {"train": {"ring": 5}}
+    used = set(made(tmp_path, [], **asked).train().table["id"])
+    spare = next(i for i in plain.train().of("ring").table["id"] if i not in used)
+    files = [HEAD + f"{spare},,ring,{c}\n" for c in ("bar", "ring")]
+    assert made(tmp_path, files, **asked).record["corrections"]["counts"][corrections.UNUSED] == 2
+    # nor do those of a test set of its own
+    images = 255 - particles().images()
+    own = ParticleSet.from_arrays(images, list(CLASSES) * 30, CLASSES)
+    files = [HEAD + f"particle-000000,test,bar,{c}\n" for c in ("disc", "ring")]
+    said = made(tmp_path / "own", files, own_test=own, test=None).record["corrections"]
+    assert said["counts"]["test: reported, not applied"] == 2
+    # where a row is applied, the next must start from what it left
+    name = plain.train().of("bar").table["id"][0]
+    files = [HEAD + f"{name},train,bar,{c}\n" for c in ("disc", "ring")]
+    with pytest.raises(SvpkitError, match="c1.csv, line 2.*is labelled 'disc', the file says 'ba"):
+        made(tmp_path, files)
+
+
+def test_rows_that_say_test_are_never_applied(tmp_path):
+    name = made(tmp_path, []).train().of("bar").table["id"][0]
+    found = made(tmp_path, HEAD + f"{name},test,bar,disc\n")
+    assert found.train().table.set_index("id")["label"][name] == "bar"
+    assert found.record["corrections"]["counts"]["test: reported, not applied"] == 1
+
+
 def test_an_id_in_both_sets_needs_the_column_that_tells(tmp_path):
     other = particles()
     other = replace(other, parts=tuple(255 - part for part in other.parts))
@@ -388,10 +514,32 @@ def test_no_key_no_change_in_what_is_stored(place, registry, tmp_path):
         return next(p.params for p in plan(bound, tmp_path) if p.artifact.stage == "split")
 
     assert "corrections" not in rules()
-    (tmp_path / "c.csv").write_text(HEAD)
-    assert len(rules(corrections=[str(tmp_path / "c.csv")])["corrections"]) == 1
+    # a file that nobody has filled in, or of test alone, is as none
+    for text in ("", "a,train,disc,\n", "a,test,disc,ring\n"):
+        (tmp_path / "c.csv").write_text(HEAD + text)
+        assert "corrections" not in rules(corrections=[str(tmp_path / "c.csv")])
     with pytest.raises(SvpkitError, match="data.corrections: nothing called 'none.csv'"):
         rules(corrections="none.csv")
+
+
+def test_what_is_stored_goes_by_the_rows_that_are_applied(tmp_path):
+    def key(*texts):
+        there = len(list(tmp_path.iterdir()))
+        paths = [tmp_path / f"{there + i}.csv" for i in range(len(texts))]
+        for path, text in zip(paths, texts, strict=True):
+            path.write_text(text, encoding="utf-8")
+        return plain({"corrections": corrections.filled(paths)})
+
+    first = key(HEAD + "a,train,bar,disc\n'=b,val,bar,ring\n")
+    assert first == {"corrections": [["a", "train", "bar", "disc"], ["=b", "val", "bar", "ring"]]}
+    # renamed, saved anew elsewhere, with rows not filled in and rows of test
+    text = "\ufeffset;id;label;corrected;quality\n\ntrain;a;bar; disc;1\nval;'=b;bar;ring;0\n"
+    assert key(text + "train;c;bar;;1\ntest;d;bar;ring;1\n") == first
+    assert key(HEAD + "a,train,bar,disc\n", HEAD + "'=b,val,bar,ring\n") == first
+    # another label, another order, one row more
+    for rows in ("a,train,bar,ring\n", "'=b,val,bar,ring\na,train,bar,disc\n"):
+        assert key(HEAD + rows) != first
+    assert key(HEAD + "a,train,bar,disc\n'=b,val,bar,ring\nc,train,bar,disc\n") != first
 
 
 def test_cells_that_a_spreadsheet_would_run_are_marked(tmp_path):
@@ -446,5 +594,7 @@ def test_probable_errors_are_those_that_the_probabilities_speak_against():
 
 
 def test_a_row_is_plain_values():
-    each = Correction(3, "a", "bar", "disc")
-    assert vars(each) == {"position": 3, "id": "a", "label": "bar", "corrected": "disc"}
+    asked = corrections.Filled(({"name": "c.csv", "digest": "0"},), ())
+    said = corrections.recorded(asked, [Correction(3, "a", "bar", "disc", "line 2")], [3], [])
+    row = {"position": 3, "id": "a", "label": "bar", "corrected": "disc", "what": "applied"}
+    assert said["rows"] == [row] and json.loads(json.dumps(said)) == said

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import struct
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -167,6 +168,52 @@ def test_stand_ins_let_nothing_be_set_on_them(tmp_path):
     (tmp_path / "x").write_bytes(b"\x80\x02c_codecs\nencode\n}U\x01aU\x01bsb.")
     with pytest.raises(SvpkitError, match="x: cut short"):
         read_pickle(tmp_path / "x")
+
+
+DEEP = b"\x80\x02)" + b"\x85" * 2_000_000 + b"."
+FAR = b"\x80\x02}r\xff\xff\xff\x07."
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (DEEP, "is nested more than 4 deep"),
+        (b"\x80\x02" + b"(" * 9 + b")" + b"t" * 9 + b".", "is nested more than 4 deep"),
+        (b"\x80\x02" + b"]" * 9 + b"a" * 8 + b".", "is nested more than 4 deep"),
+        (b"\x80\x02}U\x01x" + b"]" * 9 + b"a" * 8 + b"s.", "is nested more than 4 deep"),
+        (FAR, "remembers object 134,217,727 of 2"),
+        (b"\x80\x02]q\x00(" + b"h\x00" * 9 + b"e.", "holds one list, dict or tuple twice"),
+        (b"\x80\x02)2\x86.", "holds the opcode DUP"),
+        (b"\x80\x02I1\n.", "holds the opcode INT"),
+        (b"\x80\x02}(\x85s.", "cut short, or no CIFAR batch"),
+        (b"\x80\x03B\xff\xff\xff\xffx.", "cut short, or no CIFAR batch"),
+        (b"\x80\x04\x95" + b"\xff" * 7 + b"\x7f}.", "cut short, or no CIFAR batch"),
+        (b"\x80\x02}K\x01K\x02s.", "cut short, or no CIFAR batch .a int where a text is wanted"),
+    ],
+)
+def test_what_unpickling_would_choke_on_is_not_unpickled(tmp_path, raw, said):
+    (tmp_path / "x").write_bytes(raw)
+    tracemalloc.start()
+    try:
+        with pytest.raises(SvpkitError, match=f"x: {said}") as error:
+            read_pickle(tmp_path / "x")
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("texts", [bytes, str])
+def test_files_saved_anew_by_python_3_are_read(tmp_path, protocol, texts):
+    whole = GOOD | {b"filenames": [b"f%d.png" % i for i in range(3000)]}
+    if texts is str:
+        whole = {k.decode(): v for k, v in whole.items()}
+        whole["filenames"] = [name.decode() for name in whole["filenames"]]
+    (tmp_path / "x").write_bytes(pickle.dumps(whole, protocol))
+    found = read_pickle(tmp_path / "x")
+    assert found["labels"] == GOOD[b"labels"] and len(found["filenames"]) == 3000
+    assert np.array_equal(found["data"].pixels, GOOD[b"data"])
 
 
 GOOD = batch(np.repeat(np.arange(10), 8), 1)

@@ -69,8 +69,8 @@ def test_nothing_pickles():
         code = "\n".join(re.sub(r"\.eval\(", "", x) for x in path.read_text().splitlines())
         if path == ROOT / "particles" / "cifar.py":
             # CIFAR comes as pickles: one reader of them, that calls nothing which a file names
-            assert code.count("import pickle") == 1 and code.count("find_class") == 1
-            code = code.replace("import pickle", "").replace("pickle.Unpickler):", "")
+            assert len(re.findall(r"import pickle\b", code)) == code.count("find_class") == 1
+            code = code.replace("import pickle\n", "").replace("pickle.Unpickler):", "")
         assert not banned.search(code), f"{path}: {banned.search(code)}"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html import unescape
 
 import numpy as np
@@ -15,11 +16,12 @@ from sklearn.metrics import precision_recall_curve, precision_score, recall_scor
 from toy import images
 
 import svpkit
+from svpkit.checks import check_classes
 from svpkit.errors import SvpkitError
 from svpkit.evaluate.evidence import evidence
 from svpkit.evaluate.rejection import judge
 from svpkit.evaluate.thresholds import assign, choose, limits, precision_bound, required
-from svpkit.keep import note_thresholds, read_thresholds
+from svpkit.keep import note_thresholds, read_thresholds, weights_of
 from svpkit.pipeline import evidence_params
 from svpkit.predict import names, predict_source, thresholds_of
 from svpkit.recipe import Evaluate, validate
@@ -29,6 +31,8 @@ from svpkit.report.thresholds import sentences
 
 CLASSES = ("protein", "oil", "air")
 PAIR = ("no", "yes")
+RECIPE = {"name": "x", "data": {"reader": "folder"}}
+HALF = {"precision": 0.5}
 
 
 def pair(yes, no):
@@ -73,6 +77,35 @@ def test_the_threshold_is_the_lowest_of_those_looked_at_that_holds():
     assert kept.sum() == 84 and labels[kept].all()
     assert row["threshold"] > np.sort(scores[:, 1])[::-1][84]
     assert row["shown"] == pytest.approx((0.1 / 3) ** (1 / 84))
+
+
+def saturated(at):
+    """2,000 named, 1,500 of them at one score and right, of 500 below it a third wrong."""
+    rest = np.linspace(0.6, 0.99, 500)
+    wrong = np.arange(500) % 3 == 0
+    return pair([*np.full(1500, at), *rest[~wrong]], [*np.full(2000, 0.1), *rest[wrong]])
+
+
+@pytest.mark.parametrize("at", [1.0, 0.9999])
+@pytest.mark.parametrize("mix", [None, {"no": 2, "yes": 1}])
+def test_a_tie_is_kept_as_a_whole(at, mix):
+    labels, scores = saturated(at)
+    row = choose(labels, scores, PAIR, {"yes": 0.99}, mix)["yes"]
+    assert row["threshold"] == float(np.float32(at)) and row["shown"] >= 0.99
+    named = assign(scores, limits({"yes": row["threshold"]}, PAIR)) == 1
+    assert named.sum() == 1500 and labels[named].all()
+    if mix is None:
+        # all of it counts: 2,000 x STEP^0 .. as many as could hold 0.99 without a mistake
+        looked = next(n for n in range(1, 99) if 0.99 ** (2000 * 2 ** (-n / 4)) > 0.1 / (n + 1))
+        assert row["shown"] == pytest.approx((0.1 / looked) ** (1 / 1500), rel=1e-4)
+
+
+def test_no_threshold_is_above_1_and_a_tie_that_errs_promises_nothing():
+    labels, scores = pair(np.ones(1500), np.ones(150))
+    row = choose(labels, scores, PAIR, {"yes": 0.99})["yes"]
+    assert row["threshold"] is None and 0.85 < row["shown"] < 0.92
+    row = choose(labels, scores, PAIR, {"yes": 0.85})["yes"]
+    assert row["threshold"] == 0.0
 
 
 def test_the_bound_is_that_of_clopper_and_pearson():
@@ -201,6 +234,31 @@ def test_a_precision_that_is_not_there_is_promised_in_one_draw_of_ten_at_most():
     assert promised <= 30
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("right", [(0.94, 0.94, 0.94), (0.9, 0.935, 0.97), (0.955, 0.94, 0.92)])
+def test_ties_keep_the_promise_where_it_is_false(mixed, right):
+    # three scores only, and the precision is below 0.95 wherever one names from: from the highest
+    # on, from the second on, from the lowest on
+    share, at = np.array([0.2, 0.3, 0.5]), np.array([1.0, 0.9, 0.6], np.float32)
+    right = np.array(right)
+    best = (np.cumsum(share * right) / np.cumsum(share)).max()
+    mix = {"no": share @ (1 - right), "yes": share @ right} if mixed else None
+    promised = 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        which = rng.choice(3, 1000, p=share)
+        labels = (rng.random(1000) < right[which]).astype(np.int64)
+        p = at[which]
+        if mixed:
+            labels = np.repeat([0, 1], [500, 500])
+            given = [share * (1 - right), share * right]
+            which = np.concatenate([rng.choice(3, 500, p=g / g.sum()) for g in given])
+            p = at[which]
+        found = choose(labels, np.stack([1 - p, p], 1), PAIR, {"yes": best + 1e-4}, mix)
+        promised += found["yes"]["threshold"] is not None
+    assert promised <= 30
+
+
 # In a run
 
 
@@ -253,11 +311,15 @@ def test_without_the_key_all_is_as_it_was(arms, tmp_path):
     asked = made(tmp_path / "asked", {"arms": ["own", "moved"], "precision": 0.9}, own, moved)
     assert set(plain["test"]["own"]) == set(asked["test"]["own"]) - {"thresholds"}
     assert plain["differences"] == asked["differences"]
-    note_thresholds(tmp_path, tmp_path / "asked", "own")
+    note_thresholds(tmp_path, plain["test"]["own"].get("thresholds"), {})
+    assert read_thresholds(tmp_path) is None and thresholds_of(tmp_path, CLASSES) is None
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    note_thresholds(tmp_path, asked["test"]["own"]["thresholds"], weights_of(tmp_path))
     limit = thresholds_of(tmp_path, CLASSES)
     assert limit is not None and limit.shape == (3,)
-    note_thresholds(tmp_path, tmp_path / "plain", "own")
-    assert read_thresholds(tmp_path) is None and thresholds_of(tmp_path, CLASSES) is None
+    (tmp_path / "model.safetensors").write_bytes(b"others")
+    with pytest.raises(SvpkitError, match="thresholds.json: chosen for other weights"):
+        thresholds_of(tmp_path, CLASSES)
 
 
 def test_the_key_is_checked_and_changes_no_params_at_its_default():
@@ -273,11 +335,24 @@ def test_the_key_is_checked_and_changes_no_params_at_its_default():
         required({"ail": 0.9}, CLASSES)
     with pytest.raises(SvpkitError, match="called 'rejected'"):
         required(0.9, ("a", "rejected"))
-    recipe = {"name": "x", "data": {"reader": "folder"}}
+    bound = type("E", (), {"arms": (), "recipe": validate(RECIPE | {"evaluate": HALF}, "x.toml")})
+    with pytest.raises(SvpkitError, match=r"evaluate\.precision: a class is called 'rejected'"):
+        check_classes(bound, ("a", "rejected"))
+    recipe = RECIPE
     for value in (1.5, {"oil": 0}, "high"):
         with pytest.raises(SvpkitError, match=r"evaluate\.precision") as error:
             validate(recipe | {"evaluate": {"precision": value}}, "x.toml")
         assert "\n" not in str(error.value)
+
+
+def test_parts_are_for_folds():
+    for test in ({"share": 0.2, "of": 10}, {"group": "a", "of": 4}):
+        with pytest.raises(SvpkitError, match=r"data\.test.*`of` \d+ is for `fold`") as error:
+            validate(RECIPE | {"data": {"reader": "folder", "test": test}}, "x.toml")
+        assert "\n" not in str(error.value)
+    for test in (0.2, {"group": "a"}, {"fold": 3, "of": 10}):
+        found = validate(RECIPE | {"data": {"reader": "folder", "test": test}}, "x.toml")
+        assert validate(found.model_dump(mode="json"), "run.json") == found
 
 
 def words(story):
@@ -326,7 +401,7 @@ def test_predict_rejects_what_reaches_no_threshold(run, place, tmp_path, monkeyp
     assert "Thresholds for a required precision" in (held.folder / "report.html").read_text()
     after = held.predict(pixels)
     p = after.drop(columns="predicted").to_numpy()
-    limit = thresholds_of(held.folder, tuple(held.results["classes"]))
+    limit = thresholds_of(held.folder / "model", tuple(held.results["classes"]))
     assert after["predicted"].tolist() == names(p, held.results["classes"], limit).tolist()
     assert "ring" not in set(after["predicted"]) and "rejected" in set(after["predicted"])
     use = reader_for(held.registry, place / "test", None, {})
@@ -336,5 +411,18 @@ def test_predict_rejects_what_reaches_no_threshold(run, place, tmp_path, monkeyp
     assert rows["rejected"] == (table["predicted"] == "rejected").sum() > 0
     assert rows["ring"] == 0
     assert counts["particles"].sum() == len(table) == 120
+    assert not (held.folder / "thresholds.json").exists()
+    (tmp_path / "mixed").mkdir()
+    shutil.copytree(held.folder / "model", tmp_path / "mixed" / "model")
+    assert thresholds_of(tmp_path / "mixed" / "model", tuple(held.results["classes"])) is not None
+    weights = tmp_path / "mixed" / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    (tmp_path / "mixed" / "model" / "thresholds.json").rename(tmp_path / "kept.json")
+    with pytest.raises(SvpkitError, match="not here, though the model is held to thresholds"):
+        read_thresholds(tmp_path / "mixed" / "model")
+    (tmp_path / "kept.json").rename(tmp_path / "mixed" / "model" / "thresholds.json")
+    with pytest.raises(SvpkitError, match="chosen for other weights"):
+        predict_source(tmp_path / "mixed", run.registry, use, place / "test", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
     plain = predict_source(run.folder, run.registry, use, place / "test", tmp_path / "plain")
     assert "rejected" not in set(plain["class"])

@@ -1,6 +1,8 @@
 """CIFAR's python batches, read without trusting them: what a file names is never called."""
 
+import io
 import pickle
+import pickletools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,22 @@ from svpkit.errors import SvpkitError, choices
 SIDE = 32
 _BYTES = 3 * SIDE * SIDE
 _LARGEST_FILE = 2**29
+_DEEPEST = 4
+
+# All that CIFAR's files are written with, as Python 2 wrote them and as Python 3 does up to its
+# protocol 4.
+_FILLS = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS"})
+_HOLDS = frozenset("EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3".split())
+_PUTS = frozenset({"BINPUT", "LONG_BINPUT", "MEMOIZE"})
+_GETS = frozenset({"BINGET", "LONG_BINGET"})
+_KNOWN = _FILLS.union(
+    _HOLDS,
+    _PUTS,
+    _GETS,
+    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 SHORT_BINSTRING "
+    "BINSTRING SHORT_BINBYTES BINBYTES SHORT_BINUNICODE BINUNICODE GLOBAL STACK_GLOBAL REDUCE "
+    "BUILD".split(),
+)
 
 
 @dataclass(frozen=True)
@@ -88,8 +106,12 @@ def read_pickle(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise SvpkitError(f"{path}: larger than any CIFAR batch ({_LARGEST_FILE:,} bytes)")
-        with path.open("rb") as file:
-            found = _Reader(file, path).load()
+        raw = path.read_bytes()
+        _check(raw, path)
+        found = _Reader(io.BytesIO(raw), path).load()
+        if not isinstance(found, dict):
+            raise SvpkitError(f"{path}: holds a {type(found).__name__}, no CIFAR batch")
+        return {_text(name): value for name, value in found.items()}
     except OSError as error:
         raise SvpkitError(f"{path}: {error.strerror or error}") from None
     except SvpkitError:
@@ -97,9 +119,63 @@ def read_pickle(path: Path) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - a broken file may raise anything
         said = " ".join(str(error).split()) or type(error).__name__
         raise SvpkitError(f"{path}: cut short, or no CIFAR batch ({said[:120]})") from None
-    if not isinstance(found, dict):
-        raise SvpkitError(f"{path}: holds a {type(found).__name__}, no CIFAR batch")
-    return {_text(name): value for name, value in found.items()}
+
+
+def _check(raw: bytes, path: Path) -> None:
+    """Raise SvpkitError for what no batch needs, without unpickling: deep nesting, a large memo.
+
+    Of what unpickling would have on its stack only the depth is kept: 0 for numbers, texts and what
+    stands for objects, which hold nothing; no list, dict or tuple may be had from the memo, so that
+    none grows later or is there twice.
+    """
+    stack: list[int] = []
+    marks: list[int] = []
+    memo: dict[int, int] = {}
+    for count, (opcode, arg, _) in enumerate(pickletools.genops(raw)):
+        name, index = opcode.name, len(memo) if arg is None else arg
+        if name not in _KNOWN:
+            raise _refused(path, f"holds the opcode {name}")
+        if name == "MARK":
+            marks.append(len(stack))
+        elif name in _PUTS:
+            if index > count:
+                raise _refused(path, f"remembers object {index:,} of {count:,}")
+            memo[index] = stack[-1]
+        elif name in _GETS:
+            if memo[index]:
+                raise _refused(path, "holds one list, dict or tuple twice")
+            stack.append(0)
+        else:
+            taken = _taken(opcode, stack, marks)
+            if opcode.stack_after:
+                stack.append(_depth(name, taken))
+                if stack[-1] > _DEEPEST:
+                    raise _refused(path, f"is nested more than {_DEEPEST} deep")
+
+
+def _taken(opcode: pickletools.OpcodeInfo, stack: list[int], marks: list[int]) -> list[int]:
+    # what an opcode takes from the stack; a mark is where the stack may not be taken below
+    if pickletools.markobject in opcode.stack_before:
+        at = marks.pop() - opcode.stack_before.index(pickletools.markobject)
+    else:
+        at = len(stack) - len(opcode.stack_before)
+    if at < (marks[-1] if marks else 0):
+        raise ValueError("takes more than there is")
+    taken = stack[at:]
+    del stack[at:]
+    return taken
+
+
+def _depth(name: str, taken: list[int]) -> int:
+    if name in _HOLDS:
+        return 1 + max(taken, default=0)
+    if name in _FILLS:
+        return max(taken[0], 1 + max(taken[1:], default=0))
+    return taken[0] if name == "BUILD" else 0
+
+
+def _refused(path: Path, what: str) -> SvpkitError:
+    return SvpkitError(f"{path}: {what}, as no CIFAR batch does: refused")
 
 
 class _Array:
@@ -134,7 +210,7 @@ class _Bytes:
     """Stands in for `_codecs.encode`, the way that Python 3 writes bytes in an old protocol."""
 
     def __new__(cls, text: str, coding: str = "latin1") -> bytes:  # type: ignore[misc]
-        return str(text).encode("latin-1")
+        return _text(text).encode("latin-1")
 
     def __setstate__(self, state: Any) -> None:
         raise ValueError("bytes have no state")
@@ -158,9 +234,7 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _STAND_INS:
-            raise SvpkitError(
-                f"{self.path}: asks for '{module}.{name}', as no CIFAR batch does: refused"
-            )
+            raise _refused(self.path, f"asks for '{module}.{name}'")
         return _STAND_INS[module, name]
 
 
@@ -180,10 +254,12 @@ def _batch(path: Path, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _names(path: Path, layout: Layout) -> tuple[str, ...]:
-    names = read_pickle(path).get(layout.names)
-    if not isinstance(names, list) or len({_text(name) for name in names}) != layout.classes:
+    found = read_pickle(path).get(layout.names)
+    listed = found if isinstance(found, list) else []
+    names = tuple(_text(name) for name in listed if isinstance(name, (bytes, str)))
+    if len(set(names)) != layout.classes or len(names) != len(listed):
         raise SvpkitError(f"{path}: '{layout.names}' must name {layout.classes} classes")
-    return tuple(_text(name) for name in names)
+    return names
 
 
 def _files(layout: Layout) -> tuple[str, ...]:
@@ -191,4 +267,6 @@ def _files(layout: Layout) -> tuple[str, ...]:
 
 
 def _text(value: Any) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    if not isinstance(value, (bytes, str)):
+        raise ValueError(f"a {type(value).__name__} where a text is wanted")
+    return value.decode("latin-1") if isinstance(value, bytes) else value

@@ -18,17 +18,50 @@ APPLIED, CONFIRMED, UNUSED = "applied", "label confirmed", "in no set, not appli
 TEST = "test: reported, not applied"
 # What a spreadsheet takes for the start of a formula; the mark keeps a text a text.
 _FORMULA, _MARK = ("=", "+", "-", "@", "\t", "\r", "\n", "'"), "'"
-_OWN_TEST, _NEAR = -1, 5_000
+_SHUT, _NEAR = -1, 5_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """A filled-in row of a file: `where` it stands, `set` is "" where the file does not say."""
+
+    where: str
+    id: str
+    set: str
+    label: str
+    corrected: str
+
+
+@dataclass(frozen=True)
+class Filled:
+    """The filled-in rows of corrections files: `rows` by file, in order.
+
+    `files` are {name, digest} each. A key holds neither, so that a file renamed or saved anew by a
+    spreadsheet makes nothing again.
+    """
+
+    files: tuple[Mapping[str, str], ...]
+    rows: tuple[tuple[Row, ...], ...]
+
+    def describe(self) -> list[list[str]]:
+        """Return what a key holds: id, set, label, corrected of all rows but those of test."""
+        rows = (row for each in self.rows for row in each if row.set != "test")
+        return [[row.id, row.set, row.label, row.corrected] for row in rows]
 
 
 @dataclass(frozen=True)
 class Correction:
-    """One corrected label: `position` in the data, -1 for a particle of a test set of its own."""
+    """One corrected label: `position` in the data, -1 where it is of the test set.
+
+    That is where the file's column `set` says test, or where the test set is one of its own; those
+    of a test set cut from the data are known by their positions once that is drawn.
+    """
 
     position: int
     id: str
     label: str
     corrected: str
+    where: str = ""
 
 
 def safe(text: Any) -> str:
@@ -50,24 +83,47 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
         table.writerows([safe(row[name]) for name in columns] for row in rows)
 
 
-def read(
-    paths: Sequence[Any], particles: ParticleSet, own_test: ParticleSet | None
-) -> list[Correction]:
-    """Return the corrections of the files, in order, all of them checked.
+def filled(paths: Sequence[Path]) -> Filled:
+    """Return the filled-in rows of files, in order.
 
-    Raises SvpkitError for a file that is no such CSV, an unknown class or id, an id corrected twice
-    in a file, and a label that is not the particle's (for a later file: after the earlier ones).
+    Raises SvpkitError for a file that is no CSV in UTF-8, or has no column id, label or corrected.
     """
-    if not paths:
-        return []
+    rows = tuple(tuple(_rows(path)) for path in paths)
+    return Filled(tuple({"name": p.name, "digest": file_digest(p)} for p in paths), rows)
+
+
+def located(
+    asked: Filled, particles: ParticleSet, own_test: ParticleSet | None
+) -> list[Correction]:
+    """Return the corrections in order, each with its particle.
+
+    Raises SvpkitError for an unknown class or id, an id corrected twice in a file, and a label that
+    the particle has never had: neither as it was read nor by an earlier row.
+    """
     desk = _Desk(particles, own_test)
-    return [each for path in paths for each in desk.taken(Path(path))]
+    return [each for rows in asked.rows for each in desk.taken(rows)]
 
 
 def relabelled(particles: ParticleSet, found: Sequence[Correction]) -> ParticleSet:
-    """Return the particles with the corrections of the data (a test set of its own stays)."""
-    own = [c for c in found if c.position != _OWN_TEST]
+    """Return the particles with their corrected labels, before it is known who is in which set."""
+    own = [c for c in found if c.position != _SHUT]
     return _set_labels(particles, [c.position for c in own], [c.corrected for c in own])
+
+
+def check(
+    found: Sequence[Correction], particles: ParticleSet, used: Sequence[int] | np.ndarray
+) -> None:
+    """Raise SvpkitError for a correction of a particle in `used` that was written for other labels.
+
+    Each must start from the label that those before it leave. `used` are the positions of train
+    and val: a row that is not applied moves no label, and nothing has to follow from it.
+    """
+    names = particles.table["label"].astype(str).to_numpy(object)
+    inside, now = set(np.asarray(used).tolist()), {}
+    for each in found:
+        if each.position in inside:
+            _refuse_other(each, [now.get(each.position, names[each.position])])
+            now[each.position] = each.corrected
 
 
 def replayed(particles: ParticleSet, record: Mapping[str, Any] | None) -> ParticleSet:
@@ -77,21 +133,24 @@ def replayed(particles: ParticleSet, record: Mapping[str, Any] | None) -> Partic
 
 
 def recorded(
-    paths: Sequence[Any],
+    asked: Filled,
     found: Sequence[Correction],
     used: Sequence[int] | np.ndarray,
     held: Sequence[int] | np.ndarray,
 ) -> dict[str, Any]:
     """Return what a split says of corrections: files, how many by (from -> to), and every row.
 
-    `used` are the positions of train and val, `held` those of a test set cut from the data.
+    `used` are the positions of train and val, `held` those of a test set cut from the data. Names
+    and digests of the files, and the rows that they say are of test, are those of the files that
+    the split was first made with: other files whose rows to apply are the same share it.
     """
-    inside, shut = set(np.asarray(used).tolist()), {*np.asarray(held).tolist(), _OWN_TEST}
-    rows = [{**vars(each), "what": _fate(each, inside, shut)} for each in found]
+    inside, shut = set(np.asarray(used).tolist()), {*np.asarray(held).tolist(), _SHUT}
+    kept = ("position", "id", "label", "corrected")
+    rows = [{k: getattr(c, k) for k in kept} | {"what": _fate(c, inside, shut)} for c in found]
     applied = Counter((r["label"], r["corrected"]) for r in rows if r["what"] == APPLIED)
     said = Counter(r["what"] for r in rows)
     return {
-        "files": [{"name": Path(p).name, "digest": file_digest(Path(p))} for p in paths],
+        "files": [dict(file) for file in asked.files],
         "applied": [{"from": a, "to": b, "n": n} for (a, b), n in sorted(applied.items())],
         "counts": {what: said[what] for what in (APPLIED, CONFIRMED, TEST, UNUSED)},
         "rows": rows,
@@ -119,64 +178,65 @@ def _set_labels(
 
 
 class _Desk:
-    """The particles by id, with their labels as they stand after the rows taken so far."""
+    """The particles by id, with every label that each has stood with so far."""
 
     def __init__(self, particles: ParticleSet, own_test: ParticleSet | None) -> None:
         self.classes = particles.classes
-        self.places = _by_id(particles)
-        self.labels = particles.table["label"].astype(str).tolist()
-        self.test = dict.fromkeys(_by_id(own_test)) if own_test else {}
-        if own_test:
-            labels = own_test.table["label"].astype(str)
-            self.test = dict(zip(self.test, labels, strict=True))
+        self.data = _by_id(particles)
+        self.test = _by_id(own_test) if own_test else {}
+        self.stood: dict[tuple[bool, str], list[str]] = {}
 
-    def taken(self, path: Path) -> list[Correction]:
-        """Return a file's corrections and change the labels that they change."""
+    def taken(self, rows: Iterable[Row]) -> list[Correction]:
+        """Return a file's corrections."""
         found, seen = [], set()
-        for where, row in _rows(path):
-            name = row["id"]
-            position = self._place(where, name, row.get("set", ""))
-            if (position, name) in seen:
-                raise SvpkitError(f"{where}: id '{name}' is corrected twice in this file")
-            seen.add((position, name))
-            found.append(self._checked(where, row, position))
-            if position != _OWN_TEST:
-                self.labels[position] = row["corrected"]
-            else:
-                self.test[name] = row["corrected"]
+        for row in rows:
+            tested = self._tested(row)
+            if (tested, row.id) in seen:
+                raise SvpkitError(f"{row.where}: id '{row.id}' is corrected twice in this file")
+            seen.add((tested, row.id))
+            found.append(self._checked(row, tested))
         return found
 
-    def _checked(self, where: str, row: Mapping[str, str], position: int) -> Correction:
-        name, label, corrected = (row[column] for column in NEEDED)
-        if corrected not in self.classes:
-            raise unknown(f"{where}: corrected", corrected, self.classes)
-        now = self.test[name] if position == _OWN_TEST else self.labels[position]
-        if now != label:
-            raise SvpkitError(
-                f"{where}: particle '{name}' is labelled '{now}', the file says '{label}': it was "
-                "written for other labels"
-            )
-        return Correction(position, name, label, corrected)
+    def _checked(self, row: Row, tested: bool) -> Correction:
+        if row.corrected not in self.classes:
+            raise unknown(f"{row.where}: corrected", row.corrected, self.classes)
+        place, label = (self.test if tested else self.data)[row.id]
+        stood = self.stood.setdefault((tested, row.id), [label])
+        shut = tested or row.set == "test"
+        each = Correction(_SHUT if shut else place, row.id, row.label, row.corrected, row.where)
+        _refuse_other(each, stood)
+        stood.append(row.corrected)
+        return each
 
-    def _place(self, where: str, name: str, stated: str) -> int:
-        here, there = name in self.places, name in self.test
+    def _tested(self, row: Row) -> bool:
+        # whether the row is about a particle of a test set of its own
+        here, there = row.id in self.data, row.id in self.test
         if not (here or there):
-            near = nearest(name, list(self.places)[:_NEAR])
-            raise SvpkitError(f"{where}: no particle has the id '{name}'{near}")
-        if here and there and stated not in ("train", "val", "test"):
+            near = nearest(row.id, list(self.data)[:_NEAR])
+            raise SvpkitError(f"{row.where}: no particle has the id '{row.id}'{near}")
+        if here and there and row.set not in ("train", "val", "test"):
             raise SvpkitError(
-                f"{where}: id '{name}' stands in the data and in the test set; the column 'set' "
-                "must say which (train, val or test)"
+                f"{row.where}: id '{row.id}' stands in the data and in the test set; the column "
+                "'set' must say which (train, val or test)"
             )
-        return _OWN_TEST if there and (not here or stated == "test") else self.places[name]
+        return there and (not here or row.set == "test")
 
 
-def _by_id(particles: ParticleSet) -> dict[str, int]:
-    return {name: i for i, name in enumerate(particles.table["id"].astype(str))}
+def _refuse_other(each: Correction, labels: Sequence[str]) -> None:
+    if each.label not in labels:
+        raise SvpkitError(
+            f"{each.where}: particle '{each.id}' is labelled '{labels[-1]}', the file says "
+            f"'{each.label}': it was written for other labels"
+        )
 
 
-def _rows(path: Path) -> list[tuple[str, dict[str, str]]]:
-    """Return (where, row) of the rows that name a corrected label."""
+def _by_id(particles: ParticleSet) -> dict[str, tuple[int, str]]:
+    names, labels = (particles.table[name].astype(str) for name in ("id", "label"))
+    return {name: (i, label) for i, (name, label) in enumerate(zip(names, labels, strict=True))}
+
+
+def _rows(path: Path) -> list[Row]:
+    """Return the rows that name a corrected label."""
     where = f"data.corrections: {path.name}"
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -194,4 +254,8 @@ def _rows(path: Path) -> list[tuple[str, dict[str, str]]]:
         if name not in there:
             raise SvpkitError(f"{where}: column '{name}' is missing (columns: {choices(there)})")
     cells = [(at, {k: unsafe((row[k] or "").strip()) for k in there}) for at, row in rows]
-    return [(at, row) for at, row in cells if row["corrected"]]
+    return [
+        Row(at, row["id"], row.get("set", ""), row["label"], row["corrected"])
+        for at, row in cells
+        if row["corrected"]
+    ]

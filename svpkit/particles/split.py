@@ -27,8 +27,8 @@ def split(out: Path, params: Mapping[str, Any], data: Path, test: Path | None = 
     The arrays are int64 positions in `data` (test: in `test`, where it is a set of its own).
     `params`: seed; group (a column or None); val (a share or counts per class); test (None, a
     share, {"group": names} or {"fold": i, "of": k}); train (None or counts per class that cap the
-    real images); min_val; corrections (files of corrected labels for train and val, applied in
-    order; none by default).
+    real images); min_val; corrections (`corrections.Filled`: corrected labels for train and val,
+    applied in order; none by default).
     Raises SvpkitError for drawn particles, counts that are not there, unknown classes or groups,
     one picture in two sets, and corrections that do not fit the particles.
     """
@@ -36,9 +36,12 @@ def split(out: Path, params: Mapping[str, Any], data: Path, test: Path | None = 
     other = None if test is None else _own_test(ParticleSet.open(test), particles)
     for each in (particles, other) if other else (particles,):
         refuse_drawn(each, "data")
-    found = corrections.read(params.get("corrections") or (), particles, other)
+    asked = params.get("corrections")
+    found = corrections.located(asked, particles, other) if asked else []
     named = corrections.relabelled(particles, found)
     parts = divide(particles, params if other is None else {**params, "test": None}, named)
+    used = np.concatenate([parts.train, parts.val])
+    corrections.check(found, particles, used)
     if other is not None:
         parts.test = np.flatnonzero(other.labels >= 0)
     sets = {
@@ -54,10 +57,9 @@ def split(out: Path, params: Mapping[str, Any], data: Path, test: Path | None = 
         np.save(out / f"{name}.npy", getattr(parts, name).astype(np.int64), allow_pickle=False)
     record = {"data": data.name, "test": None if test is None else test.name}
     record |= _record(sets, parts, params, separate=test is not None)
-    if params.get("corrections"):
-        used = np.concatenate([parts.train, parts.val])
+    if asked:
         held = parts.test if test is None else ()
-        record["corrections"] = corrections.recorded(params["corrections"], found, used, held)
+        record["corrections"] = corrections.recorded(asked, found, used, held)
     (out / "split.json").write_text(json.dumps(record, indent=1, allow_nan=False))
 
 
