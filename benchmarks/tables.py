@@ -177,6 +177,7 @@ def over_settings(found: trial.Board, told: object) -> str:
         for arm in found.arms
     ]
     titles = [s.title.replace("data.train ", "n = ") for s in shown]
+    titles = ["macro AUPRC" if title == "all" else title for title in titles]
     return markdown(["arm", *titles], rows)
 
 
@@ -188,6 +189,19 @@ def classes(found: trial.Board) -> str:
     """Arms against settings: average precision of each class."""
     keys = [f"auprc.{name}" for name in found.classes]
     return over_settings(found, lambda each: " / ".join(f"{each[k]:.3f}" for k in keys))
+
+
+def doses(found: trial.Board) -> str:
+    """Settings against what each says of every arm beside the baseline."""
+    rows = []
+    for setting in found.settings:
+        for arm, each in setting.said["arms"].items():
+            if arm != found.baseline:
+                around = numbers.bounds(each["minus"])
+                minus = f"{numbers.signed(each['minus'])} ({around})"
+                dose = ", ".join(setting.at.values())
+                rows.append([dose, arm, numbers.interval(each["test"]), minus])
+    return markdown(["dose", "arm", "macro AUPRC", f"minus {found.baseline}"], rows)
 
 
 def cost(found: trial.Board) -> str:
@@ -208,6 +222,7 @@ SUITES = {
     "gains": gains,
     "operating": operating,
     "classes": classes,
+    "doses": doses,
     "shares": shares,
     "says": says,
     "cost": cost,

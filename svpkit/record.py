@@ -15,6 +15,7 @@ from svpkit.bind import Experiment
 from svpkit.doctor import PACKAGES, version
 from svpkit.evaluate.evidence import classes_of, probabilities, read_predictions
 from svpkit.keep import note_thresholds, weights_of
+from svpkit.particles.corrections import TEST
 from svpkit.particles.particleset import ParticleSet
 from svpkit.particles.split import Split
 from svpkit.pipeline import Walked
@@ -64,7 +65,7 @@ def run_record(experiment: Experiment, walked: Walked, store: Store) -> dict[str
         "processes": ranks.size(),
         "commit": commit(),
         "data": {name: s["digest"] for name, s in split.record["sets"].items()},
-        **_corrections(split.record),
+        **_corrections(_described(experiment, split)),
         "artifacts": {
             label: {"name": a.name, "key": a.key, "code": read_record(a.path)["code"]}
             for label, a in labelled(store.used).items()
@@ -112,7 +113,7 @@ def tell(experiment: Experiment, walked: Walked, store: Store, run: dict[str, An
         recipe=run["recipe"],
         run=run,
         sets=split.counts,
-        split=split.record,
+        split=_described(experiment, split),
         quarantined=_manifest(walked.data).get("quarantined", 0),
         arms={
             arm.name: _arm_story(experiment, walked, store, found, arm.name)
@@ -146,6 +147,17 @@ def tell(experiment: Experiment, walked: Walked, store: Store, run: dict[str, An
         ],
         origins=tuple(split.record["origins"]),
     )
+
+
+def _described(experiment: Experiment, split: Split) -> dict[str, Any]:
+    # the split may have been made with other files that corrected the same labels
+    asked = experiment.corrections
+    if asked is None:
+        return split.record
+    found = split.record.get("corrections") or {"applied": [], "counts": {}}
+    stated = [row.set for rows in asked.rows for row in rows if row.set]
+    counts = found["counts"] | ({TEST: stated.count("test")} if stated else {})
+    return {**split.record, "corrections": {**found, "files": asked.files, "counts": counts}}
 
 
 def _corrections(split: Mapping[str, Any]) -> dict[str, Any]:

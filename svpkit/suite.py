@@ -1,6 +1,5 @@
 """Suites: a recipe and a grid, read from TOML; every cell of it is a recipe of its own."""
 
-import copy
 import hashlib
 import json
 import re
@@ -14,12 +13,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from svpkit.errors import SvpkitError, choices, nearest, unknown
-from svpkit.recipe import Classifier, Generator, Recipe, validate
+from svpkit.overlay import DECIDED, flatten, overlay
+from svpkit.recipe import Recipe, validate
 from svpkit.toml import read_toml, spell
 
 METRICS = ("macro_auprc", "macro_precision", "macro_recall", "macro_f1")
-# What the suite itself decides, and how it is said there.
-DECIDED = {"name": "a cell has its own", "seed": "`seeds` says it", "baselines": "`arms` says it"}
 
 
 class Suite(BaseModel):
@@ -158,44 +156,6 @@ def apart(suite: Suite) -> dict[str, list[str]]:
         for arm, own in suite.arms.items()
     }
     return {arm: keys for arm, keys in found.items() if keys}
-
-
-def overlay(values: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the values of a recipe with changes laid over them, key by key, and check the result.
-
-    Keys are dotted or nested; an empty table clears. Where another `plugin` is named, the options
-    of the former one fall away, with what a generator is asked in `sample` and `pretrain`.
-    """
-    made, flat = copy.deepcopy(dict(values)), flatten(changes)
-    for dotted, reason in DECIDED.items():
-        if any(key.split(".")[0] == dotted for key in flat):
-            raise SvpkitError(f"{where}: {dotted}: not to be given, {reason}")
-    for table, default in (("generator", Generator), ("classifier", Classifier)):
-        old = made.get(table, {}).get("plugin", default.model_fields["plugin"].default)
-        if flat.get(f"{table}.plugin", old) != old:
-            for key in ("options", "sample", "pretrain"):
-                made.get(table, {}).pop(key, None)
-    for dotted, value in flat.items():
-        *path, last = dotted.split(".")
-        here = made
-        for part in path:
-            here = here.setdefault(part, {})
-            if not isinstance(here, dict):
-                raise SvpkitError(f"{where}: {dotted}: '{part}' is not a table")
-        here[last] = copy.deepcopy(value)
-    validate({**made, "name": "cell"}, where)
-    return made
-
-
-def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested tables as dotted keys; an empty table stays one."""
-    found: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping) and value:
-            found |= flatten(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def _points(

@@ -47,8 +47,8 @@ def write(folder, text=SUITE, recipe=RECIPE):
     return folder / "trial.toml"
 
 
-def read(folder, text=SUITE):
-    path = write(folder, text)
+def read(folder, text=SUITE, recipe=RECIPE):
+    path = write(folder, text, recipe)
     return suite.cells(suite.load(path), path)
 
 
@@ -150,6 +150,16 @@ def test_a_fold_goes_with_its_seed(tmp_path):
     found = read(tmp_path, SUITE.replace("[grid]", folds))
     assert {(c.seed, c.recipe.data.test.fold) for c in found} == {(0, 3), (1, 1)}
     assert all(c.recipe.data.test.of == 5 for c in found)
+
+
+@pytest.mark.parametrize("old", ["test = 0.3", 'test = { group = "b" }', "test = { share = 0.2 }"])
+def test_one_way_to_hold_out_takes_the_place_of_another(tmp_path, old):
+    recipe = RECIPE.replace("[data]", f"[data]\n{old}")
+    for change in ('data.test.group = "a"', "data.test.fold = 1"):
+        text = SUITE.replace("data.size = 32", change)
+        found = read(tmp_path, text, recipe)[0].recipe.data.test
+        assert [found.share, found.group, found.fold].count(None) == 2
+        assert (found.group, found.fold) in (("a", None), (None, 1))
 
 
 def test_a_search_may_draw_its_configurations(tmp_path):

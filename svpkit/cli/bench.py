@@ -41,7 +41,7 @@ def bench(
     from svpkit import bench as benches
     from svpkit.board import board
     from svpkit.measured import Places
-    from svpkit.report.trial import board_tables, write_board
+    from svpkit.report.trial import board_tables, winner_lines, write_board
 
     places = Places(runs, store_root, out or Path("bench") / suite.stem, data_root)
     opened = benches.open_bench(suite, registry, places)
@@ -51,5 +51,7 @@ def bench(
     found = board(opened)
     for table in board_tables(found):
         api.console().print(table)
+    for line in winner_lines(found):
+        click.echo(line)
     click.echo(f"results: {opened.results}")
     click.echo(f"report: {write_board(places.out / 'report.html', found)}")

@@ -34,11 +34,16 @@ def predict(
 ) -> None:
     """Name the particles of SOURCE with the classifier of a run; count them per class."""
     from svpkit import api
+    from svpkit.keep import read_thresholds
     from svpkit.predict import predict_source
 
     use = api.reader_for(registry, source, reader, options_of(options))
     counts = predict_source(api.run_folder(run, runs), registry, use, source, out)
     api.console().print(api.as_table(counts, title=f"{source}"))
+    folder = api.run_folder(run, runs)
+    for name, limit in (read_thresholds(folder / "model") or {}).items():
+        if limit is None:
+            click.echo(f"{name}: no precision can be promised; what is likeliest it is rejected")
     for line in api.set_aside(out):
         click.echo(line)
     click.echo(f"predictions: {out / 'predictions.csv'}")

@@ -166,8 +166,8 @@ def settle(
         "gap": None if gap is None else t_interval(gap, widen),
         "arms": {
             arm: {
-                "test": t_interval(test[arm], widen),
-                "val": t_interval(val[arm], widen),
+                "test": _within(t_interval(test[arm], widen)),
+                "val": _within(t_interval(val[arm], widen)),
                 "minus": minus.get(arm),
                 "share": _share(test[arm], base, gap, widen)
                 if arm in others and arm != oracle
@@ -177,6 +177,13 @@ def settle(
             for arm in test
         },
     }
+
+
+def _within(found: dict[str, Any]) -> dict[str, Any]:
+    # scores lie in 0 .. 1, which a t interval of two or three does not know
+    if found["low"] is None:
+        return found
+    return found | {"low": max(found["low"], 0.0), "high": min(found["high"], 1.0)}
 
 
 def _share(

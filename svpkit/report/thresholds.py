@@ -63,8 +63,8 @@ def _why(name: str, row: Values) -> str:
     if needs:
         many = listed(f"{n:,} {plain(each)}" for each, n in needs.items())
         return f"It would take about {many} in them, and no mistake."
-    best = number(row.get("shown"), 2)
-    return f"At none of the thresholds looked at is it shown to be above {best}."
+    best = number(row.get("shown"))
+    return f"The most that any threshold looked at shows is {best}."
 
 
 def _line(name: str, row: Values) -> str:
@@ -72,7 +72,7 @@ def _line(name: str, row: Values) -> str:
     if row.get("threshold") is None:
         needs = row.get("needs") or {}
         many = listed(f"{n:,} {plain(each)}" for each, n in needs.items())
-        why = f"val would take about {many}" if needs else f"shown: {number(row.get('shown'), 2)}"
+        why = f"val would take about {many}, and no mistake" if needs else "no threshold shows it"
         return f"{asked} cannot be promised ({why})"
     test = row.get("test") or {}
     at = f"from {shown(row)}" if row["threshold"] else "without a threshold"

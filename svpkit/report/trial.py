@@ -151,6 +151,16 @@ def headlines(board: Board) -> list[str]:
     return [_headline(board, setting) for setting in board.shown]
 
 
+def winner_lines(board: Board) -> list[str]:
+    """Return what won a grid search, a line each: its values, and of how many it was chosen."""
+    return [
+        f"{plain(each['arm'])}, seed {each['seed']}: "
+        f"{listed(f'{plain(key)} {text}' for key, text in each['at'].items())}, the best of "
+        f"{each['configurations']} on val ({number(each['val'])}), {number(each['test'])} on test"
+        for each in board.winners
+    ]
+
+
 def board_tables(board: Board) -> list["Table"]:
     """Return the leaderboard for the terminal: a table a setting, arms by their mean on test."""
     from rich.markup import escape
