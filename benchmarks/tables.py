@@ -155,7 +155,9 @@ def gains(found: trial.Board) -> str:
 
 def operating(found: trial.Board) -> str:
     """Arms against settings: macro precision, recall, and AUPRC at the stated prevalence."""
-    keys = ("macro_precision", "macro_recall", "at_prevalence.macro_auprc")
+    every = ("macro_precision", "macro_recall", "at_prevalence.macro_auprc")
+    arms = [each for s in found.settings for each in s.said["arms"].values()]
+    keys = [k for k in every if any(each[k] == each[k] for each in arms)]
     return over_settings(found, lambda each: " / ".join(f"{each[k]:.3f}" for k in keys))
 
 
