@@ -67,7 +67,7 @@ def write_png(drawn: Drawn, out: Path) -> None:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    from svpkit.default_plugins.folder import LINEAGE_TAG, ORIGIN_TAG
+    from svpkit.readers.pictures import LINEAGE_TAG, ORIGIN_TAG
 
     out.mkdir(parents=True, exist_ok=True)
     safe = re.sub(r"[^A-Za-z0-9_.-]", "_", drawn.label)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "svpkit"
-WINGS = ("particles", "simulate", "generate", "classify", "evaluate", "report")
+WINGS = ("readers", "particles", "simulate", "generate", "classify", "evaluate", "report")
 SHARED = ("svpkit.particles.particleset", "svpkit.particles.describe", "svpkit.evaluate.metrics")
 # The split is what the other wings' stages are handed.
 SHARED += ("svpkit.particles.split",)

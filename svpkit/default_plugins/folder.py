@@ -1,7 +1,5 @@
 """The reader `folder`: class folders, or a folder with a CSV that names files and labels."""
 
-import csv
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,18 +8,11 @@ from annotated_types import Gt
 
 from svpkit import SvpkitError, hookimpl
 from svpkit.errors import unknown
+from svpkit.readers import tables
+from svpkit.readers.pictures import SUFFIXES, decode
 
-SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
-FORMATS = ("PNG", "TIFF", "BMP", "JPEG")
-LONGEST_SIDE = 16_384
-MOST_PIXELS = 64 * 2**20
-# Text chunks of a PNG that `svpkit generate` drew: read back, it stays known as drawn.
-ORIGIN_TAG, LINEAGE_TAG = "svpkit-origin", "svpkit-lineage"
 NAMES = ("file", "id", "label", "group", "source", "um_per_px", "ecd_um")
 _OURS = (*NAMES, "origin", "lineage", "digest", "hash", "note")
-# Pillow's modes and what they are read as; others (CMYK, float, ...) are set aside.
-_MODES = {"1": "L", "L": "L", "LA": "RGBA", "P": "RGBA", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
-_DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
 
 Found = tuple[Any, dict[str, Any]]
 
@@ -112,7 +103,9 @@ def _folder_row(file: Path) -> dict[str, Any]:
 def _rows_of_csv(
     root: Path, labels: str, columns: Mapping[str, str], classes: list[str] | None
 ) -> Iterator[dict[str, Any]]:
-    table = _read_csv(root / labels)
+    if not (root / labels).is_file():
+        raise SvpkitError(f"{root / labels}: options.labels: No such file")
+    table = tables.read_table(root / labels)
     names = _named_columns(root / labels, list(table.columns), columns)
     where = f"{root / labels}: options.classes"
     label = names.get("label")
@@ -122,7 +115,7 @@ def _rows_of_csv(
             raise unknown(where, name, known)
     taken = set(names.values())
     kept = {c: f"csv_{c}" if c in _OURS else c for c in table.columns if c not in taken}
-    raw = _numbers(table[list(kept)].rename(columns=kept))
+    raw = tables.numbers(table[list(kept)].rename(columns=kept))
     ours = table[list(names.values())].set_axis(list(names), axis=1)
     for given, more in zip(_records(ours), _records(raw), strict=True):
         row = {"label": "", **more, **given}
@@ -147,43 +140,6 @@ def _named_columns(path: Path, there: list[str], columns: Mapping[str, str]) -> 
     return named
 
 
-def _read_csv(path: Path) -> Any:
-    """Return the table as text; UTF-8, else Latin-1; separated by comma, semicolon or tab."""
-    import pandas as pd
-
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise SvpkitError(f"{path}: options.labels: {error.strerror or error}") from None
-    try:
-        raw.decode("utf-8")
-        encoding = "utf-8-sig"
-    except UnicodeDecodeError:
-        encoding = "latin-1"
-    header = raw.split(b"\n", 1)[0].decode(encoding)
-    separator = max(",;\t", key=header.count)
-    try:
-        table = pd.read_csv(
-            path, sep=separator, encoding=encoding, dtype=str, keep_default_na=False
-        )
-    except (ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
-        raise SvpkitError(f"{path}: not a table: {' '.join(str(error).split())}") from None
-    table.columns = table.columns.str.strip()
-    return table.apply(lambda column: column.str.strip())
-
-
-def _numbers(table: Any) -> Any:
-    """Return the table with every column a number that is one throughout; empty is NaN."""
-    import pandas as pd
-
-    for name in table.columns:
-        try:
-            table[name] = pd.to_numeric(table[name].replace("", "nan"))
-        except (ValueError, TypeError):
-            continue
-    return table
-
-
 def _records(table: Any) -> Iterator[dict[str, Any]]:
     names = list(table.columns)
     if not names:
@@ -205,7 +161,7 @@ def _load(
     """Return the image or why there is none, its id, and what its tags say of its origin."""
     try:
         inside = _locate(root, whole, name, label)
-        image, tags = _decode(root / inside)
+        image, tags = decode(root / inside)
     except Exception as error:  # noqa: BLE001 - a decoder may raise anything on a broken file
         reason = f"{error}" if isinstance(error, SvpkitError) else f"cannot be read: {error}"
         return reason.replace(str(whole), ".").replace(str(root), "."), given or name, {}
@@ -224,47 +180,6 @@ def _locate(root: Path, whole: Path, name: str, label: str) -> str:
         if target.is_file():
             return Path(inside).as_posix()
     raise SvpkitError("no such file")
-
-
-def _decode(path: Path) -> tuple[Any, dict[str, Any]]:
-    from PIL import Image
-
-    if not path.stat().st_size:
-        raise SvpkitError("empty file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # beyond our own limit anyway, and said before anything is decoded
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path, formats=FORMATS) as image:
-            _refuse(image)
-            return _pixels(image), _tags(image)
-
-
-def _refuse(image: Any) -> None:
-    width, height = image.size
-    if max(width, height) > LONGEST_SIDE or width * height > MOST_PIXELS:
-        raise SvpkitError(
-            f"{width} x {height} px: sides up to {LONGEST_SIDE}, up to {MOST_PIXELS} px are read"
-        )
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise SvpkitError(f"holds {frames} pictures, one is read")
-    if image.mode not in _MODES and image.mode not in _DEEP:
-        raise SvpkitError(f"colours are {image.mode}; grey, RGB and 16-bit grey are read")
-
-
-def _pixels(image: Any) -> Any:
-    import numpy as np
-
-    if image.mode in _DEEP:
-        return np.asarray(image).astype(np.uint16)
-    return np.asarray(image.convert(_MODES[image.mode]))
-
-
-def _tags(image: Any) -> dict[str, Any]:
-    if image.info.get(ORIGIN_TAG) != "synthetic":
-        return {}
-    return {"origin": "synthetic", "lineage": str(image.info.get(LINEAGE_TAG, ""))}
 
 
 @hookimpl

@@ -1,0 +1,1 @@
+"""Formats of instruments and tables, from files to particles."""
