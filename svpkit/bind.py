@@ -55,7 +55,7 @@ class Experiment:
 
     `pretraining` reads the simulated particles that the generator learns from first, `weights` are
     those of a ready-made feature extractor; None where there are none. `corrections` are the
-    filled-in rows of files of corrected labels, in order.
+    filled-in rows of files of corrected labels, in order; `also` are further sets that only train.
     """
 
     recipe: Recipe
@@ -69,6 +69,7 @@ class Experiment:
     pretraining: Use | None = None
     weights: Located | None = None
     corrections: "Filled | None" = None
+    also: tuple[tuple[Use, Located | None], ...] = ()
 
 
 def bind(
@@ -126,7 +127,18 @@ def _bind(recipe: Recipe, registry: Registry, where: str, roots: list[Path]) -> 
         _pretraining(recipe, registry),
         locate(weights, roots, "fidelity.weights") if weights else None,
         _corrections(data.corrections, roots),
+        _also(recipe, registry, roots),
     )
+
+
+def _also(
+    recipe: Recipe, registry: Registry, roots: list[Path]
+) -> tuple[tuple[Use, Located | None], ...]:
+    found = []
+    for i, each in enumerate(recipe.data.also):
+        use = registry.use("reader", each.reader, each.options, f"data.also[{i}].reader")
+        found.append((use, _place(use, each.path, roots, f"data.also[{i}].path")))
+    return tuple(found)
 
 
 def _corrections(given: str | tuple[str, ...] | None, roots: list[Path]) -> "Filled | None":

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from svpkit.bind import Arm, Experiment
 from svpkit.plugins import Use
-from svpkit.recipe import Test
+from svpkit.recipe import Data, Test
 from svpkit.store import Artifact, Stage
 
 
@@ -95,6 +95,7 @@ def generator_params(experiment: Experiment, classes: tuple[str, ...]) -> dict[s
         "seed": recipe.seed,
         "precision": recipe.precision,
         "pretrained": recipe.generator.pretrain is not None,
+        **({"source": recipe.generator.source} if recipe.generator.source else {}),
     }
 
 
@@ -130,13 +131,16 @@ def _data(experiment: Experiment, get: Get) -> tuple[Artifact, Artifact]:
     from svpkit.particles.split import split
 
     asked = experiment.recipe.data
-    shape = {"size": asked.size, "channels": asked.channels, "classes": asked.classes}
+    shape = _shape(asked) | {"classes": asked.classes}
     params = {"reader": experiment.reader, "path": experiment.path, **shape}
     inputs = [get(ingest, params, label="ingest")]
     if experiment.test:
         reader, path = experiment.test
         params = {"reader": reader, "path": path, **shape}
         inputs.append(get(ingest, params, label="ingest: test"))
+    for i, (reader, path) in enumerate(experiment.also):
+        params = {"reader": reader, "path": path, **shape}
+        inputs.append(get(ingest, params, label=f"ingest: also {i + 1}"))
     rules = {
         "seed": experiment.recipe.seed,
         "group": asked.group,
@@ -147,7 +151,17 @@ def _data(experiment: Experiment, get: Get) -> tuple[Artifact, Artifact]:
     # nothing to apply changes nothing: not even the key
     if experiment.corrections and experiment.corrections.describe():
         rules["corrections"] = experiment.corrections
+    if experiment.also:
+        rules["also"] = len(experiment.also)
     return inputs[0], get(split, rules, *inputs, label="split")
+
+
+def _shape(asked: Data) -> dict[str, Any]:
+    # what is left as it is stands in no key
+    shape: dict[str, Any] = {"size": asked.size, "channels": asked.channels}
+    if asked.background != "keep":
+        shape["background"] = asked.background
+    return shape | ({"um_per_px": asked.um_per_px} if asked.um_per_px else {})
 
 
 def _held_out(test: Test) -> Any:
@@ -202,7 +216,7 @@ def _pretrain(experiment: Experiment, split: Artifact, get: Get) -> Artifact:
 
     source, data = split, experiment.recipe.data
     if experiment.pretraining:
-        shape = {"size": data.size, "channels": data.channels, "classes": None}
+        shape = _shape(data) | {"classes": None}
         params = {"reader": experiment.pretraining, "path": None, **shape}
         source = get(ingest, params, label="ingest: pretrain")
     return get(pretrain, pretrain_params(experiment), source, label="pretrain")

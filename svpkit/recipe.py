@@ -57,6 +57,17 @@ class Test(_Frozen):
         return self
 
 
+class Source(_Frozen):
+    """One more place that training particles come from."""
+
+    reader: str
+    """reader by name"""
+    path: str | None = None
+    """where it reads, against the recipe's folder or the data root"""
+    options: Options = {}
+    """options of the reader"""
+
+
 class Data(_Frozen):
     """Where the particles come from and how they are split."""
 
@@ -70,6 +81,10 @@ class Data(_Frozen):
     """side of the images in pixels; crops are padded, only larger ones shrink"""
     channels: Literal[1, 3] = 1
     """1 keeps grey native, 3 keeps colour"""
+    background: Literal["keep", "divide"] = "keep"
+    """divide: each image by its background (median of its border), which becomes grey 160"""
+    um_per_px: Annotated[float, Field(gt=0)] | None = None
+    """one scale in um that all images are resampled to; by default each keeps its own"""
     classes: tuple[str, ...] | None = None
     """label order; by default as the reader finds them"""
     group: str | None = "group"
@@ -80,6 +95,8 @@ class Data(_Frozen):
     """share of the data for validation, or counts per class"""
     test: Test = Field(default_factory=lambda: Test(share=0.2))
     """share of the data, held-out groups, or a set of its own; opened once, by the score stage"""
+    also: tuple[Source, ...] = ()
+    """further sets that only train: particles of another instrument, run or lot"""
     corrections: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """CSV of corrected labels, as `svpkit audit` writes; several are applied one after the other"""
 
@@ -161,6 +178,8 @@ class Generator(_Frozen):
     """generator by name"""
     classes: tuple[str, ...] = Field(min_length=1)
     """the classes it draws"""
+    source: str | None = None
+    """learn from the training particles with this value in the column `source` alone"""
     per_class: bool = True
     """one model a class, as in the paper; false = one conditional model"""
     options: Options = {}

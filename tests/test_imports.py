@@ -13,6 +13,8 @@ WINGS = ("readers", "particles", "simulate", "generate", "classify", "evaluate",
 SHARED = ("svpkit.particles.particleset", "svpkit.particles.describe", "svpkit.evaluate.metrics")
 # The split is what the other wings' stages are handed.
 SHARED += ("svpkit.particles.split",)
+# A generator writes what it draws as any set is written.
+SHARED += ("svpkit.particles.writer",)
 ABOVE = (
     "cli",
     "api",

@@ -7,7 +7,9 @@ from scipy import ndimage
 
 from svpkit import ParticleSet, SvpkitError
 from svpkit.particles import ingest as module
-from svpkit.particles.ingest import fit_image, import_set, ingest
+from svpkit.particles.fitting import Fit, fit_image
+from svpkit.particles.ingest import import_set, ingest
+from svpkit.particles.particleset import RAW_ID, read_raw
 from svpkit.plugins import Plugin, Use
 
 
@@ -209,3 +211,42 @@ def test_hash_follows_the_correlation():
 
 def test_hash_of_a_blank_image_is_zero():
     assert (module.picture_hash(np.full((2, 1, 8, 8), 77, np.uint8)) == 0).all()
+
+
+def test_one_scale_for_all_keeps_sizes_in_um():
+    yy, xx = np.mgrid[:60, :60] - 30
+    disc = np.where(np.hypot(xx, yy) < 20, 60, 180).astype(np.uint8)
+    fine, factor = Fit(64, 1, um_per_px=0.5)(disc, 0.25)
+    assert factor == 2
+    area = (fine < 120).sum() * 0.5**2
+    assert area == pytest.approx(np.pi * (20 * 0.25) ** 2, rel=0.03)
+    larger, factor = Fit(128, 1, um_per_px=0.25)(disc[:40, :40], 0.5)
+    assert factor == 0.5 and larger.shape == (1, 128, 128)
+    with pytest.raises(SvpkitError, match="um_per_px is not known"):
+        Fit(64, 1, um_per_px=0.5)(disc, float("nan"))
+    with pytest.raises(SvpkitError, match="too far"):
+        Fit(64, 1, um_per_px=0.5)(disc, 100.0)
+
+
+def test_a_divided_background_forgets_the_lamp():
+    rng = np.random.default_rng(0)
+    field = rng.normal(1.0, 0.01, (24, 24))
+    field[8:16, 8:16] = 0.5
+    fit = Fit(24, 1, "divide")
+    dim, bright = (fit((field * level).round().astype(np.uint8), 1.0)[0] for level in (100, 200))
+    assert np.median(dim[0, 0]) == np.median(bright[0, 0]) == 160
+    assert np.abs(dim.astype(int) - bright).max() <= 3
+    assert (Fit(24, 1)(np.full((24, 24), 9, np.uint8), 1.0)[0] == 9).all()
+    assert (fit(np.zeros((24, 24), np.uint8), 1.0)[0] == 0).all()
+
+
+def test_the_exports_own_columns_lie_beside_the_table(tmp_path):
+    given = [
+        (np.full((8, 8), i, np.uint8), {"id": f"r/{i}", "raw": {"id": i, "Area (ABD)": i / 2}})
+        for i in range(5)
+    ]
+    found = import_set(tmp_path / "set", use(given), None, size=8)
+    assert not [c for c in found.table if "Area" in c]
+    raw = read_raw(tmp_path / "set")
+    assert list(raw) == [RAW_ID, "id", "Area (ABD)"]
+    assert raw["Area (ABD)"].tolist() == [0, 0.5, 1, 1.5, 2] and raw[RAW_ID][3] == "r/3"

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from svpkit import ParticleSet, SvpkitError
-from svpkit.particles import particleset
-from svpkit.particles.particleset import NEUTRAL, Writer, concat
+from svpkit.particles import writer
+from svpkit.particles.particleset import NEUTRAL, concat
+from svpkit.particles.writer import Writer
 
 
 def some(n=10, channels=1, size=8, seed=0, **columns):
@@ -29,7 +30,7 @@ def test_round_trip_keeps_pixels_table_and_digest(tmp_path):
 
 
 def test_parts_join_as_one_set(tmp_path, monkeypatch):
-    monkeypatch.setattr(particleset, "PART", 4)
+    monkeypatch.setattr(writer, "PART", 4)
     images, particles = some(n=11)
     particles.save(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -42,7 +43,7 @@ def test_parts_join_as_one_set(tmp_path, monkeypatch):
 
 
 def test_a_part_of_large_images_holds_fewer(tmp_path, monkeypatch):
-    monkeypatch.setattr(particleset, "PART_BYTES", 3 * 64)
+    monkeypatch.setattr(writer, "PART_BYTES", 3 * 64)
     images, particles = some(n=7, size=8)
     particles.save(tmp_path)
     assert [len(part) for part in ParticleSet.open(tmp_path).parts] == [3, 3, 1]

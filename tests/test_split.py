@@ -31,13 +31,17 @@ def groups(n, name="run"):
     return lambda total: [f"{name}{i % n}" for i in range(total)]
 
 
-def made(tmp_path, data, own_test=None, **params):
+def made(tmp_path, data, own_test=None, also=(), **params):
     """Split as the store does: in a partial folder that is renamed beside its inputs."""
     data.save(tmp_path / "ingest-data")
     inputs = [tmp_path / "ingest-data"]
     if own_test is not None:
         own_test.save(tmp_path / "ingest-test")
         inputs.append(tmp_path / "ingest-test")
+    for i, each in enumerate(also):
+        each.save(tmp_path / f"ingest-also{i}")
+        inputs.append(tmp_path / f"ingest-also{i}")
+    params |= {"also": len(also)} if also else {}
     partial = tmp_path / ".partial" / "split-x"
     partial.mkdir(parents=True)
     split(partial, ASKED | params, *inputs)
@@ -408,3 +412,24 @@ def test_folds_part_the_data_and_keep_groups_whole():
     with pytest.raises(SvpkitError, match="fold 99 of 100 is empty: 50 groups"):
         divide(data, ASKED | {"test": {"fold": 99, "of": 100}})
     assert np.array_equal(np.sort(np.concatenate(tests)), np.arange(600))
+
+
+@pytest.mark.parametrize("own_test", [True, False])
+def test_further_sets_only_train(tmp_path, own_test):
+    data, far = particles((90, 40)), particles((20, 9), seed=7, source="far")
+    test = {"own_test": particles((30, 30), seed=3)} if own_test else {"test": 0.2}
+    plain = made(tmp_path / "a", data, **test)
+    more = made(tmp_path / "b", data, also=[far], **test)
+    assert len(more.train()) == len(plain.train()) + 29
+    assert more.train().of("b").counts["b"] == plain.train().counts["b"] + 9
+    assert (more.train().table["source"] == "far").sum() == 29
+    np.testing.assert_array_equal(more.train().images()[-29:], far.images())
+    for name in ("val", "test"):
+        assert more.record["sets"][name]["digest"] == plain.record["sets"][name]["digest"]
+    assert more.counts["train"] == more.train().counts
+
+
+def test_a_further_set_may_not_hold_what_is_tested_on(tmp_path):
+    data = particles((90, 40))
+    with pytest.raises(SvpkitError, match="the same picture stands in train and"):
+        made(tmp_path, data, also=[data.take(np.arange(130))], test=0.2)

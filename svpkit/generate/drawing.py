@@ -14,7 +14,8 @@ from torch import nn
 from svpkit import draws, ranks
 from svpkit.errors import SvpkitError
 from svpkit.fit import to_uint8
-from svpkit.particles.particleset import ParticleSet, Writer
+from svpkit.particles.particleset import ParticleSet
+from svpkit.particles.writer import Writer
 from svpkit.progress import Progress
 
 # Images drawn together: every chunk is filled up to this size, so that an image comes out the same

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from svpkit import draws, ranks
-from svpkit.errors import SvpkitError
+from svpkit.errors import SvpkitError, unknown
 from svpkit.generate.drawing import assemble, draw_chunks, record
 from svpkit.generate.extractor import load_extractor
 from svpkit.generate.looks import Looks
@@ -26,13 +26,14 @@ def generator(out: Path, params: Mapping[str, Any], split: Path, *more: Path) ->
     """Train a generator on the real training images of `classes` and write its weights.
 
     `params`: generator (a plugin with its options), classes, train (a plan), seed, precision,
-    pretrained (bool). `more` holds the extractor where the plan has looks, then the pre-trained
-    weights to start from. Validation images are looked at, and chosen on only where the plan has
-    patience and each class has 30 of them. Writes model.safetensors, config.json and history.json.
+    pretrained (bool), source (a value of that column, or None). `more` holds the extractor where
+    the plan has looks, then the pre-trained weights to start from. Validation images are looked at,
+    and chosen on only where the plan has patience and each class has 30 of them. Writes
+    model.safetensors, config.json and history.json.
     Raises SvpkitError for a class that the split does not know or has no training images of.
     """
     sets = Split.open(split)
-    train = training_images(sets, params["classes"])
+    train = training_images(sets, params["classes"], params.get("source"))
     use, seed = params["generator"], params["seed"]
     spec = ImageSpec(train.shape[0], train.shape[1], train.classes)
     with draws.seeded(seed, "generator", *spec.classes):
@@ -74,9 +75,17 @@ def synthetic(out: Path, params: Mapping[str, Any], generator: Path, split: Path
     ranks.wait()
 
 
-def training_images(split: Split, classes: list[str]) -> ParticleSet:
-    """Return the real training images of these classes, in this label order."""
+def training_images(split: Split, classes: list[str], source: str | None = None) -> ParticleSet:
+    """Return the real training images of these classes, in this label order.
+
+    Those of one `source` alone where it is given. Raises SvpkitError where there are none.
+    """
     train = split.train()
+    if source:
+        known = train.table["source"].astype(str)
+        if not (known == source).any():
+            raise unknown("generator.source", source, sorted(known.unique())[:20])
+        train = train.take(np.flatnonzero(known == source))
     parts = {name: train.of(name) for name in classes}
     for name, found in parts.items():
         if not len(found):

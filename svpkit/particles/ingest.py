@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from svpkit.errors import SvpkitError, unknown
-from svpkit.particles.describe import background
 from svpkit.particles.duplicates import picture_hash
-from svpkit.particles.particleset import ParticleSet, Writer
+from svpkit.particles.fitting import Fit
+from svpkit.particles.particleset import ParticleSet
+from svpkit.particles.writer import RAW, Writer
 from svpkit.store import stage
 
 if TYPE_CHECKING:
@@ -30,12 +30,14 @@ def ingest(out: Path, params: Mapping[str, Any]) -> None:
     """Read particles into a set on disk; what cannot be read is listed in `quarantine.csv`.
 
     `params`: reader (a plugin with its options), path (str or None), size (px), channels (1 or 3),
-    classes (the label order, or None: the reader's, or that of first appearance). Raises
+    classes (the label order, or None: the reader's, or that of first appearance), and where they
+    are asked for `background` ("divide") and `um_per_px` (um), as `Fit` has them. Raises
     SvpkitError for an id given twice, a label outside the classes, no image at all, or more than
     half of them unreadable.
     """
     use, size, channels = params["reader"], params["size"], params["channels"]
-    intake = Intake(size, channels, params.get("classes") or use.options.get("classes"))
+    fit = Fit(size, channels, params.get("background", "keep"), params.get("um_per_px"))
+    intake = Intake(fit, params.get("classes") or use.options.get("classes"))
     with Writer(out, (), channels, size) as writer:
         for images, table in intake.blocks(use(params.get("path"))):
             writer.add(images, table)
@@ -53,16 +55,18 @@ def import_set(
     size: int = 64,
     channels: int = 1,
     classes: Sequence[str] | None = None,
+    **normal: Any,
 ) -> ParticleSet:
     """Read particles into a new folder, as the stage does, and open it.
 
-    Raises SvpkitError as `ingest`, and where the folder already holds something.
+    `normal` may hold background and um_per_px, as `Fit` has them. Raises SvpkitError as `ingest`,
+    and where the folder already holds something.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SvpkitError(f"{out}: already there; name a new folder, sets are never changed")
     place = None if path is None else str(path)
     params = {"reader": reader, "path": place, "size": size, "channels": channels}
-    ingest(out, params | {"classes": classes})
+    ingest(out, params | {"classes": classes} | normal)
     return ParticleSet.open(out)
 
 
@@ -70,7 +74,7 @@ def from_folder(path: Path, *, size: int, channels: int, **options: Any) -> Part
     """Read a folder into memory; see `ParticleSet.from_folder`."""
     from svpkit.default_plugins.folder import FolderReader
 
-    intake = Intake(size, channels, options.get("classes"))
+    intake = Intake(Fit(size, channels), options.get("classes"))
     blocks = list(intake.blocks(FolderReader().read(path, **options)))
     intake.check(str(path))
     images = np.concatenate([images for images, _ in blocks])
@@ -82,8 +86,8 @@ def from_folder(path: Path, *, size: int, channels: int, **options: Any) -> Part
 class Intake:
     """One pass over what a reader yields: blocks of fitted images, and what was set aside."""
 
-    def __init__(self, size: int, channels: int, classes: Sequence[str] | None) -> None:
-        self.size, self.channels = size, channels
+    def __init__(self, fit: Fit, classes: Sequence[str] | None) -> None:
+        self.fit = fit
         self.bad: list[dict[str, str]] = []
         self.counts: Counter[str] = Counter()
         self.changed: Counter[str] = Counter()
@@ -97,7 +101,7 @@ class Intake:
 
     def blocks(self, items: Iterable[Any]) -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
         """Yield images uint8 (n, C, S, S) and their n rows, in bounded memory."""
-        one = self.channels * self.size**2
+        one = self.fit.channels * self.fit.size**2
         n = max(1, min(BLOCK, _BLOCK_BYTES // one))
         fitted = self._fitted(items)
         while block := list(islice(fitted, n)):
@@ -123,11 +127,13 @@ class Intake:
         for position, (image, given) in enumerate(items):
             row = {"label": "", "note": "", **given}
             row["id"] = self._named(row, position)
+            row |= {f"{RAW}{name}": value for name, value in row.pop("raw", {}).items()}
             try:
                 if isinstance(image, (str, Exception)):
                     raise SvpkitError(str(image) or type(image).__name__)
-                fitted, factor = fit_image(image, self.size, self.channels)
-                row["um_per_px"] = _number(row.get("um_per_px")) * factor
+                scale = _number(row.get("um_per_px"))
+                fitted, factor = self.fit(image, scale)
+                row["um_per_px"] = scale * factor
             except SvpkitError as error:
                 reason = " ".join(str(error).split())
                 self.bad.append({"id": row["id"], "label": str(row["label"]), "reason": reason})
@@ -159,21 +165,10 @@ class Intake:
         if factor > 1:
             self.changed["shrunk"] += 1
             notes.append(f"shrunk {factor:.3g} times")
+        if factor < 1:
+            self.changed["enlarged"] += 1
+            notes.append(f"enlarged {1 / factor:.3g} times")
         row["note"] = "; ".join(notes)
-
-
-def fit_image(image: np.ndarray, size: int, channels: int) -> tuple[np.ndarray, float]:
-    """Return the image at (channels, size, size), and the factor that its um_per_px grows by.
-
-    Image uint8, or uint16 (divided by 257), of (h, w), (h, w, 3) or (h, w, 4 with alpha). A smaller
-    one is padded, centred, with its background (median of the border); a larger one is shrunk by
-    area, keeping its aspect, then padded; none is stretched. Colour becomes luminance (ITU-R
-    BT.601) for one channel, grey is repeated for three. The factor is 1 or more. Raises
-    SvpkitError for any other type or shape.
-    """
-    crop = _in_channels(_opaque(_eight_bits(np.asarray(image))), channels)
-    factor = max(1.0, max(crop.shape[:2]) / size)
-    return _padded(_shrunk(crop, factor) if factor > 1 else crop, size), factor
 
 
 def _number(value: Any) -> float:
@@ -181,56 +176,6 @@ def _number(value: Any) -> float:
         return float("nan") if value is None else float(value)
     except (TypeError, ValueError):
         raise SvpkitError(f"um_per_px is {value!r}; a number is wanted") from None
-
-
-def _eight_bits(image: np.ndarray) -> np.ndarray:
-    colour = image.ndim == 3 and image.shape[2] in (3, 4)
-    if not (image.ndim == 2 or colour) or 0 in image.shape:
-        raise SvpkitError(f"image of shape {image.shape}; (h, w), (h, w, 3) or (h, w, 4) is read")
-    if image.dtype == np.uint16:
-        return np.rint(image / 257.0).astype(np.uint8)
-    if image.dtype != np.uint8:
-        raise SvpkitError(f"image of type {image.dtype}; uint8 or uint16 is read")
-    return image
-
-
-def _opaque(image: np.ndarray) -> np.ndarray:
-    if image.ndim == 2:
-        return image[:, :, None]
-    if image.shape[2] != 4:
-        return image
-    colour, alpha = image[:, :, :3], image[:, :, 3:] / 255.0
-    seen = colour[image[:, :, 3] > 127]
-    # What is transparent holds any colour: the median of what is seen stands in for it.
-    behind = np.median(seen, axis=0) if len(seen) else np.zeros(3)
-    return np.rint(colour * alpha + behind * (1 - alpha)).astype(np.uint8)
-
-
-def _in_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    if image.shape[2] == channels:
-        return image
-    if channels == 3:
-        return np.repeat(image, 3, axis=2)
-    return np.rint(image @ np.array([[0.299], [0.587], [0.114]])).astype(np.uint8)
-
-
-def _shrunk(crop: np.ndarray, factor: float) -> np.ndarray:
-    height, width = (max(1, round(n / factor)) for n in crop.shape[:2])
-    picture = Image.fromarray(np.squeeze(crop, 2) if crop.shape[2] == 1 else crop)
-    small = np.asarray(picture.resize((width, height), Image.Resampling.BOX))
-    return small.reshape(height, width, crop.shape[2])
-
-
-def _padded(crop: np.ndarray, size: int) -> np.ndarray:
-    height, width, channels = crop.shape
-    first = np.moveaxis(crop, 2, 0)
-    if (height, width) == (size, size):
-        return np.ascontiguousarray(first)
-    out = np.empty((channels, size, size), np.uint8)
-    out[:] = np.rint(background(first[None]))[0, :, None, None]
-    top, left = (size - height) // 2, (size - width) // 2
-    out[:, top : top + height, left : left + width] = first
-    return out
 
 
 def _write_quarantine(path: Path, bad: Sequence[Mapping[str, str]]) -> None:

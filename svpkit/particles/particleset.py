@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,6 @@ import pandas as pd
 from svpkit.errors import SvpkitError
 
 FORMAT = 1
-PART = 65_536
-PART_BYTES = 256 * 2**20
 # Columns that every set has, with the value of a particle that does not say.
 NEUTRAL: dict[str, Any] = {
     "id": "",
@@ -27,6 +24,8 @@ NEUTRAL: dict[str, Any] = {
     "origin": "real",
     "lineage": "",
 }
+# What a particle is called in the table of the export's own columns, which may have an `id` too.
+RAW_ID = "svpkit_id"
 ORIGINS = ("real", "simulated", "synthetic")
 _CATEGORIES = ("label", "group", "source", "origin", "lineage")
 
@@ -52,7 +51,7 @@ class ParticleSet:
         manifest = read_manifest(folder)
         parts = tuple(np.load(folder / p["images"], mmap_mode="r") for p in manifest["parts"])
         tables = [pd.read_parquet(folder / p["table"]) for p in manifest["parts"]]
-        table = _categorise(pd.concat(tables, ignore_index=True))
+        table = categorise(pd.concat(tables, ignore_index=True))
         return cls(parts, table, tuple(manifest["classes"]), np.arange(len(table)))
 
     @classmethod
@@ -64,7 +63,7 @@ class ParticleSet:
         if "id" not in columns:
             table["id"] = [f"particle-{i:06d}" for i in range(len(table))]
         table["digest"] = [pixel_digest(image) for image in images]
-        return cls((images,), _categorise(table), tuple(classes), np.arange(len(table)))
+        return cls((images,), categorise(table), tuple(classes), np.arange(len(table)))
 
     @classmethod
     def from_folder(
@@ -136,6 +135,8 @@ class ParticleSet:
 
     def save(self, folder: Path) -> None:
         """Write the set to a new folder."""
+        from svpkit.particles.writer import Writer
+
         channels, height, _ = self.shape
         with Writer(folder, self.classes, channels, height) as writer:
             for start in range(0, len(self), 4096):
@@ -154,75 +155,8 @@ def concat(sets: Sequence[ParticleSet]) -> ParticleSet:
     parts = tuple(part for each in sets for part in each.parts)
     table = pd.concat([each.table.astype(object) for each in sets], ignore_index=True)
     return ParticleSet(
-        parts, _categorise(table.infer_objects()), first.classes, np.concatenate(rows)
+        parts, categorise(table.infer_objects()), first.classes, np.concatenate(rows)
     )
-
-
-class Writer:
-    """Writes a set part by part, in bounded memory; the manifest comes last."""
-
-    def __init__(self, folder: Path, classes: Sequence[str], channels: int, size: int) -> None:
-        self.folder, self.classes, self.shape = folder, tuple(classes), (channels, size, size)
-        # a part is held in memory until it is full: of large images it has fewer
-        self._part = max(1, min(PART, PART_BYTES // (channels * size * size)))
-        self.parts: list[dict[str, Any]] = []
-        self._images: list[np.ndarray] = []
-        self._tables: list[pd.DataFrame] = []
-        self._pending = 0
-        self.extra: dict[str, Any] = {}
-
-    def __enter__(self) -> "Writer":
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self._flush()
-            self._finish()
-
-    def add(self, images: np.ndarray, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> None:
-        """Add images uint8 (n, C, H, W) and their n rows."""
-        images = np.ascontiguousarray(images, dtype=np.uint8)
-        if images.shape[1:] != self.shape:
-            raise SvpkitError(f"images are {images.shape[1:]}, the set holds {self.shape}")
-        table = complete(pd.DataFrame(rows).reset_index(drop=True))
-        table["digest"] = [pixel_digest(image) for image in images]
-        for start in range(0, len(images), self._part):
-            self._images.append(images[start : start + self._part])
-            self._tables.append(table.iloc[start : start + self._part])
-            self._pending += len(self._tables[-1])
-            if self._pending >= self._part:
-                self._flush()
-
-    def _flush(self) -> None:
-        if not self._pending and self.parts:
-            return
-        stem = f"part-{len(self.parts):05d}"
-        empty = np.empty((0, *self.shape), np.uint8)
-        images = np.concatenate([empty, *self._images])
-        # an empty table among them would turn the whole numbers of other columns into floats
-        table = pd.concat(self._tables or [complete(pd.DataFrame())], ignore_index=True)
-        np.save(self.folder / f"{stem}.npy", images, allow_pickle=False)
-        _categorise(table).to_parquet(self.folder / f"{stem}.parquet", index=False)
-        files = {"images": f"{stem}.npy", "table": f"{stem}.parquet"}
-        self.parts.append({**files, "n": len(images), "digest": table_digest(table)})
-        self._images, self._tables, self._pending = [], [], 0
-
-    def _finish(self) -> None:
-        manifest = {
-            "format": FORMAT,
-            "shape": list(self.shape),
-            "classes": list(self.classes),
-            "n": sum(p["n"] for p in self.parts),
-            "parts": self.parts,
-            **self.extra,
-        }
-        (self.folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -237,6 +171,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"this version reads {FORMAT}"
         )
     return manifest
+
+
+def read_raw(folder: Path) -> pd.DataFrame | None:
+    """Return the export's own columns as the reader found them, a row a particle; None without.
+
+    `svpkit_id` is the particle's `id` in the set's table; the others are named as in the export.
+    """
+    names = [part["raw"] for part in read_manifest(folder)["parts"] if "raw" in part]
+    if not names:
+        return None
+    return pd.concat([pd.read_parquet(folder / name) for name in names], ignore_index=True)
 
 
 def complete(table: pd.DataFrame) -> pd.DataFrame:
@@ -273,7 +218,8 @@ def batches(n: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, n))
 
 
-def _categorise(table: pd.DataFrame) -> pd.DataFrame:
+def categorise(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table as it lies on disk: categories for what repeats, one type a column."""
     # a category a row costs a few bytes where a string costs sixty
     for name in _CATEGORIES:
         if name in table:

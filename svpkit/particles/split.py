@@ -13,7 +13,7 @@ from svpkit.errors import SvpkitError, unknown
 from svpkit.particles import corrections
 from svpkit.particles.division import Division, divide, groups_of
 from svpkit.particles.duplicates import exact_pairs, near_pairs
-from svpkit.particles.particleset import ParticleSet
+from svpkit.particles.particleset import ParticleSet, concat
 from svpkit.store import stage
 
 MIN_VAL = 30
@@ -21,19 +21,22 @@ _LISTED = 200
 
 
 @stage(revision=2)
-def split(out: Path, params: Mapping[str, Any], data: Path, test: Path | None = None) -> None:
+def split(out: Path, params: Mapping[str, Any], data: Path, *others: Path) -> None:
     """Write which particles train, choose and test: `{train,val,test}.npy` and `split.json`.
 
-    The arrays are int64 positions in `data` (test: in `test`, where it is a set of its own).
+    The arrays are int64 positions in `data` (test: in the first of `others`, where it is a set of
+    its own). The last `also` of `others` are sets that only train, whole.
     `params`: seed; group (a column or None); val (a share or counts per class); test (None, a
     share, {"group": names} or {"fold": i, "of": k}); train (None or counts per class that cap the
     real images); min_val; corrections (`corrections.Filled`: corrected labels for train and val,
-    applied in order; none by default).
+    applied in order; none by default); also (how many of `others` only train; none by default).
     Raises SvpkitError for drawn particles, counts that are not there, unknown classes or groups,
     one picture in two sets, and corrections that do not fit the particles.
     """
+    own = others[: len(others) - params.get("also", 0)]
+    test, also = (own[0] if own else None), others[len(own) :]
     particles = ParticleSet.open(data)
-    other = None if test is None else _own_test(ParticleSet.open(test), particles)
+    other = None if test is None else _like(ParticleSet.open(test), particles, "data.test")
     for each in (particles, other) if other else (particles,):
         refuse_drawn(each, "data")
     asked = params.get("corrections")
@@ -50,12 +53,15 @@ def split(out: Path, params: Mapping[str, Any], data: Path, test: Path | None = 
         "test": (other or particles).take(parts.test),
     }
     _refuse_missing(sets)
+    if also:
+        sets["train"] = concat([sets["train"], *(_also(folder, particles) for folder in also)])
     _refuse_copies(sets)
     if other is not None:
         parts.notes += _shared_groups(sets, params.get("group"))
     for name in sets:
         np.save(out / f"{name}.npy", getattr(parts, name).astype(np.int64), allow_pickle=False)
     record = {"data": data.name, "test": None if test is None else test.name}
+    record |= {"also": [folder.name for folder in also]} if also else {}
     record |= _record(sets, parts, params, separate=test is not None)
     if asked:
         held = parts.test if test is None else ()
@@ -95,8 +101,10 @@ class Split:
         return {name: each["counts"] for name, each in self.record["sets"].items()}
 
     def train(self) -> ParticleSet:
-        """Return the particles to learn from."""
-        return self._taken("train", self.record["data"])
+        """Return the particles to learn from, those of further sets last."""
+        found = self._taken("train", self.record["data"])
+        more = [_labelled(self._open(name)) for name in self.record.get("also", ())]
+        return concat([found, *more]) if more else found
 
     def val(self) -> ParticleSet:
         """Return the particles to choose on."""
@@ -114,22 +122,35 @@ class Split:
 
     def _taken(self, name: str, artifact: str) -> ParticleSet:
         positions = np.load(self.folder / f"{name}.npy", allow_pickle=False)
-        # beside the split in the store, or one above while it is still partial
-        places = [up / artifact for up in (self.folder.parent, self.folder.parent.parent)]
-        place = next((p for p in places if p.is_dir()), places[0])
-        found = ParticleSet.open(place).with_classes(self.classes)
+        found = self._open(artifact)
         if name != "test":
             found = corrections.replayed(found, self.record.get("corrections"))
         return found.take(positions)
 
+    def _open(self, artifact: str) -> ParticleSet:
+        # beside the split in the store, or one above while it is still partial
+        places = [up / artifact for up in (self.folder.parent, self.folder.parent.parent)]
+        place = next((p for p in places if p.is_dir()), places[0])
+        return ParticleSet.open(place).with_classes(self.classes)
 
-def _own_test(test: ParticleSet, data: ParticleSet) -> ParticleSet:
-    if test.shape != data.shape:
-        raise SvpkitError(f"data.test: images are {test.shape}, the data's are {data.shape}")
-    for name in test.table["label"].astype(str).unique():
+
+def _also(folder: Path, data: ParticleSet) -> ParticleSet:
+    found = _like(ParticleSet.open(folder), data, "data.also")
+    refuse_drawn(found, "data.also")
+    return _labelled(found)
+
+
+def _labelled(particles: ParticleSet) -> ParticleSet:
+    return particles.take(particles.labels >= 0)
+
+
+def _like(other: ParticleSet, data: ParticleSet, where: str) -> ParticleSet:
+    if other.shape != data.shape:
+        raise SvpkitError(f"{where}: images are {other.shape}, the data's are {data.shape}")
+    for name in other.table["label"].astype(str).unique():
         if name and name not in data.classes:
-            raise unknown("data.test: class", name, data.classes)
-    return test.with_classes(data.classes)
+            raise unknown(f"{where}: class", name, data.classes)
+    return other.with_classes(data.classes)
 
 
 def refuse_drawn(particles: ParticleSet, name: str) -> None:
