@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from svpkit.classify.model import Model
     from svpkit.drawn import Drawn
     from svpkit.particles.particleset import ParticleSet
+    from svpkit.report.counts import Counted
     from svpkit.store import Store
 
 
@@ -100,11 +101,12 @@ class Run:
     def predict(self, images: "np.ndarray | ParticleSet") -> "pd.DataFrame":
         """Return a probability a class and the class named for uint8 images (N, C, H, W).
 
-        "rejected" is named what reaches no threshold, where the recipe requires a precision.
+        "rejected" is named what reaches no threshold, where the recipe requires a precision. What
+        counts, sizes and unknown particles are asked for is `count`.
         """
         import pandas as pd
 
-        from svpkit.predict import names, thresholds_of
+        from svpkit.deployed import names, thresholds_of
 
         model = self.model
         limit = thresholds_of(self.folder / "model", model.spec.classes)
@@ -112,6 +114,17 @@ class Run:
         table = pd.DataFrame(p, columns=[f"p_{c}" for c in model.spec.classes])
         table.insert(0, "predicted", names(p, model.spec.classes, limit))
         return table
+
+    def count(self, *sources: Path | str, out: Path | str, **ask: Any) -> "Counted":
+        """Count the particles of exports per class, size bin and mL; writes the new folder `out`.
+
+        `ask` are the fields of `svpkit.predict.Ask`. Returns what the page tells: `counts` is the
+        table. Raises SvpkitError as `svpkit.predict.predict`.
+        """
+        from svpkit.predict import Ask, Source, predict
+
+        read = [Source(reader_for(self.registry, Path(s), None, {}), Path(s)) for s in sources]
+        return predict(self.folder, self.registry, read, Path(out), Ask(**ask))
 
     def generate(self, label: str, n: int, seed: int = 0) -> np.ndarray:
         """Draw n particles of a class: uint8 (n, C, H, W); image i depends on (label, seed, i)."""
@@ -173,8 +186,18 @@ def experiment(
     return bind(loaded, registry, where=where, folder=folder, data_root=data_root)
 
 
-def execute(experiment: Experiment, *, runs: Path, store: Path, fresh: Sequence[str] = ()) -> Done:
-    """Run an experiment and write its folder `runs/<name>/`."""
+def execute(
+    experiment: Experiment,
+    *,
+    runs: Path,
+    store: Path,
+    fresh: Sequence[str] = (),
+    deploys: bool = True,
+) -> Done:
+    """Run an experiment and write its folder `runs/<name>/`.
+
+    A run that is only measured need not `deploys`: its model is then not for `predict`.
+    """
     from svpkit import ranks
     from svpkit.checks import check_models, checking
     from svpkit.keep import note_artifacts
@@ -184,7 +207,7 @@ def execute(experiment: Experiment, *, runs: Path, store: Path, fresh: Sequence[
     from svpkit.report.table import summary_table
     from svpkit.store import Store
 
-    stages = plan(experiment, store)
+    stages = plan(experiment, store, deploys=deploys)
     for name in fresh:
         if name not in (known := {each.artifact.stage for each in stages}):
             raise unknown("--fresh: stage", name, sorted(known))
@@ -195,7 +218,7 @@ def execute(experiment: Experiment, *, runs: Path, store: Path, fresh: Sequence[
         note_artifacts(folder, [each.artifact.name for each in stages], done=False)
     kept = Store(store, fresh=tuple(fresh))
     try:
-        walked = walk(experiment, checking(experiment, kept.get))
+        walked = walk(experiment, checking(experiment, kept.get), deploys=deploys)
     except SvpkitError as error:
         said = str(error)
         where = "" if said.startswith(experiment.where) else f"{experiment.where}: "
@@ -236,7 +259,8 @@ def reader_for(
             raise SvpkitError(
                 f"{source}: no reader knows this (name one with --reader: {', '.join(names)})"
             )
-        name = knows[0]
+        # a folder of pictures is what is left when no instrument knows it
+        name = next((known for known in knows if known != "folder"), knows[0])
     return registry.use("reader", name, options, "reader")
 
 

@@ -115,7 +115,7 @@ def plan_table(bench: Bench, *, only: str = "", again: bool = False) -> "Table":
         state = "to run" if row is None else f"failed: {row['error']}" if "error" in row else "done"
         table.add_row(cell.arm, *cell.at.values(), str(cell.seed), state)
     experiments = (bound(bench.task(cell, opens=False), bench.registry) for cell in left)
-    planned = [p.artifact for e in experiments for p in plan(e, bench.places.store)]
+    planned = [p.artifact for e in experiments for p in plan(e, bench.places.store, deploys=False)]
     made = Counter(a.stage for a in {a.name: a for a in planned}.values() if not a.made)
     stages = ", ".join(f"{n} x {stage}" for stage, n in made.items()) or "nothing"
     table.caption = f"{len(left)} cells to run; left to make: {stages}"

@@ -72,7 +72,7 @@ def _opened(task: Task, experiment: Experiment) -> dict[str, Any]:
     from svpkit import api
 
     places = task.places
-    done = api.execute(experiment, runs=places.runs, store=places.store)
+    done = api.execute(experiment, runs=places.runs, store=places.store, deploys=False)
     found = json.loads((done.folder / "results.json").read_text())
     run = json.loads((done.folder / "run.json").read_text())
     row = _scores("test", found["test"]) | _scores("val", found["val"])

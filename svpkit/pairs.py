@@ -108,7 +108,8 @@ def _where(bench: "Bench", cell: Cell) -> Iterator[Path]:
     yield bench.places.runs / cell.name / "predictions.parquet"
     if next(bench.places.store.glob("score-*"), None):
         try:
-            planned = plan(bound(bench.task(cell, opens=True), bench.registry), bench.places.store)
+            experiment = bound(bench.task(cell, opens=True), bench.registry)
+            planned = plan(experiment, bench.places.store, deploys=False)
         except SvpkitError:
             return
         for each in planned:

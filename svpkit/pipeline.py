@@ -32,10 +32,14 @@ class Walked:
     scores: dict[str, Artifact]
     fidelity: Artifact | None
     evidence: Artifact
+    reference: Artifact | None = None
 
 
-def walk(experiment: Experiment, get: Get) -> Walked:
-    """Walk an experiment from its data to its evidence; what is made already costs nothing."""
+def walk(experiment: Experiment, get: Get, *, deploys: bool = True) -> Walked:
+    """Walk an experiment from its data to its evidence; what is made already costs nothing.
+
+    Where the recipe's own model is to be put to work it `deploys` what new input is held to.
+    """
     from svpkit.classify.score import score
     from svpkit.classify.stage import classifier
     from svpkit.evaluate.evidence import evidence
@@ -58,15 +62,34 @@ def walk(experiment: Experiment, get: Get) -> Walked:
             *drawn[arm.name].values(),
             label=f"classifier: {arm.name}",
         )
-        params = {
-            "classifier": experiment.classifier,
-            "strategies": arm.scoring,
-            "prevalence": _prevalence(experiment, arm.strategies),
-        }
+        params = _scored(experiment, arm)
         scores[arm.name] = get(score, params, trained[arm.name], split, label=f"score: {arm.name}")
     fidelity = next(iter(judged.values()), None)
     found = get(evidence, evidence_params(experiment), *scores.values(), label="evidence")
-    return Walked(data, split, generators, drawn, trained, scores, fidelity, found)
+    kept = _reference(experiment, get, trained, split, scores) if deploys else None
+    return Walked(data, split, generators, drawn, trained, scores, fidelity, found, kept)
+
+
+def _reference(
+    experiment: Experiment,
+    get: Get,
+    trained: Mapping[str, Artifact],
+    split: Artifact,
+    scores: Mapping[str, Artifact],
+) -> Artifact:
+    from svpkit.reference import reference
+
+    arm = experiment.arms[0]
+    params = _scored(experiment, arm) | {"seed": experiment.recipe.seed}
+    return get(reference, params, trained[arm.name], split, scores[arm.name], label="reference")
+
+
+def _scored(experiment: Experiment, arm: Arm) -> dict[str, Any]:
+    return {
+        "classifier": experiment.classifier,
+        "strategies": arm.scoring,
+        "prevalence": _prevalence(experiment, arm.strategies),
+    }
 
 
 def classifier_params(experiment: Experiment, arm: Arm) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Planned:
     inputs: tuple[Artifact, ...]
 
 
-def plan(experiment: Experiment, root: Path) -> list[Planned]:
+def plan(experiment: Experiment, root: Path, *, deploys: bool = True) -> list[Planned]:
     """Return the stages of an experiment in order, each once, without running any."""
     store, found = Store(root), {}
 
@@ -42,7 +42,7 @@ def plan(experiment: Experiment, root: Path) -> list[Planned]:
         found.setdefault(artifact.name, Planned(artifact, function, params, inputs))
         return artifact
 
-    walk(experiment, note)
+    walk(experiment, note, deploys=deploys)
     return list(found.values())
 
 

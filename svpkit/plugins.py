@@ -24,6 +24,7 @@ from svpkit.options import Option, check_options, options_of
 
 DEFAULT_PLUGINS = (
     "folder",
+    "imported",
     "simulated",
     "ddpm",
     "diffusers_unet",
@@ -32,6 +33,10 @@ DEFAULT_PLUGINS = (
     "timm_models",
     "cifar",
     "strategies",
+    "ifcb",
+    "mfi",
+    "ecotaxa",
+    "flowcam",
 )
 
 

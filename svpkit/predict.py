@@ -1,118 +1,242 @@
-"""A run put to work: the particles of a folder or an export named, and counted per class."""
+"""A run put to work: an export's particles named, counted per class, size and mL, and reported."""
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from svpkit.counted import as_record, propose, story
+from svpkit.deployed import Deployed
 from svpkit.errors import SvpkitError
-from svpkit.evaluate.thresholds import REJECTED, assign, limits
-from svpkit.keep import read_thresholds
+from svpkit.evaluate import counts
+from svpkit.named import Named, name_all, write_tables
 from svpkit.particles.ingest import QUARANTINE, import_set
-from svpkit.particles.particleset import ParticleSet, batches
+from svpkit.particles.particleset import ParticleSet, read_manifest
+from svpkit.store import write_json
 
 if TYPE_CHECKING:
-    from svpkit.classify.model import Model
+    from svpkit.classify.shift import ShiftReport
     from svpkit.plugins import Registry, Use
+    from svpkit.report.counts import Counted
 
-BLOCK = 16_384
-KEPT = ("id", "source", "group", "ecd_um", "um_per_px")
+# Particles of a run that are looked at before the work begins: is it like validation?
+LOOKED = 2_000
 
 
-def predict_source(
-    run: Path, registry: "Registry", reader: "Use", source: Path, out: Path
-) -> pd.DataFrame:
-    """Name every particle of `source` and write `out`: predictions (parquet, CSV) and counts.csv.
+@dataclass(frozen=True)
+class Source:
+    """An export to count and the reader that knows it; a `blank` is counted to be subtracted."""
 
-    What reaches no threshold is named "rejected", where the recipe requires a precision. Files that
-    cannot be read are listed in quarantine.csv. Returns the counts per class. Raises SvpkitError
-    where the run holds no model, thresholds of another one, or the input no particle.
+    reader: "Use"
+    path: Path
+    blank: bool = False
+
+
+@dataclass(frozen=True)
+class Ask:
+    """How to count: what is not given is the export's own, else unknown.
+
+    `volume_ml` analysed and `dilution` of every run; `pooled`: all runs are replicates of one
+    sample; `method` as in `counts.METHODS`; `force` counts even what is far from validation;
+    `to_label`: how many particles to propose for labelling.
     """
-    from svpkit.classify.model import Model
 
-    model = Model.open(run / "model", registry)
-    limit = thresholds_of(run / "model", model.spec.classes)
+    volume_ml: float | None = None
+    dilution: float | None = None
+    pooled: bool = False
+    method: str = "auto"
+    force: bool = False
+    to_label: int = 0
+
+
+@dataclass(frozen=True)
+class Read:
+    """One run of an export: its particles, what is known of it, and whether it is alike."""
+
+    name: str
+    source: Source
+    particles: ParticleSet
+    about: Mapping[str, Any]
+    shift: "ShiftReport"
+    admissible: bool
+    reason: str
+    quarantined: int
+
+
+def predict(
+    run: Path, registry: "Registry", sources: Sequence[Source], out: Path, ask: Ask | None = None
+) -> "Counted":
+    """Name and count every particle of the sources and write the folder `out`.
+
+    It gets predictions (parquet and CSV), counts.csv, report.html, prediction.json, quarantine.csv
+    where files could not be read, and to-label.csv with a contact sheet where they are asked for.
+    Raises SvpkitError, with nothing written, where the run holds no model for this, `out` is not
+    empty, and where a run is far from what the model was validated on and is not forced.
+    """
+    ask = ask or Ask()
+    deployed = Deployed.open(run / "model", registry)
+    _refuse_used(out)
+    made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=out, prefix=".particles-", ignore_cleanup_errors=True
-    ) as place:
-        folder = Path(place) / "set"
-        particles = import_set(
-            folder, reader, source, size=model.spec.size, channels=model.spec.channels
-        )
-        _write(out, model, particles, limit)
-        if (folder / QUARANTINE).is_file():
-            shutil.copyfile(folder / QUARANTINE, out / QUARANTINE)
-    binned = () if limit is None else (REJECTED,)
-    return _counts(out, (*model.spec.classes, *binned))
-
-
-def thresholds_of(model: Path, classes: Sequence[str]) -> np.ndarray | None:
-    """Return the threshold of each class (K,) that a model's names are held to; None where none.
-
-    Raises SvpkitError where those in the folder were chosen for other weights.
-    """
-    found = read_thresholds(model)
-    return None if found is None else limits(found, classes)
-
-
-def names(p: np.ndarray, classes: Sequence[str], limit: np.ndarray | None = None) -> np.ndarray:
-    """Return the likeliest class of each particle (N,) from probabilities p (N, K).
-
-    With thresholds `limit` (K,), "rejected" where the class does not reach its own.
-    """
-    if limit is None:
-        return np.asarray(classes)[p.argmax(1)]
-    return np.asarray([*classes, REJECTED])[assign(p, limit)]
-
-
-def named(
-    model: "Model", particles: ParticleSet, limit: np.ndarray | None = None
-) -> Iterator[pd.DataFrame]:
-    """Yield predictions in blocks: the particle's columns, `predicted`, a probability a class.
-
-    All particles are looked at before the first is named: strategies that estimate the mix at work
-    (em, bbse) estimate it from the whole input.
-    """
-    classes = model.spec.classes
-    probabilities = model.probabilities(particles)
-    for block in batches(len(particles), BLOCK):
-        p = probabilities[block]
-        table = particles.table.iloc[block].reset_index(drop=True)[list(KEPT)]
-        table.insert(1, "predicted", names(p, classes, limit))
-        yield pd.concat([table, pd.DataFrame(p, columns=[f"p_{c}" for c in classes])], axis=1)
-
-
-def _write(
-    out: Path, model: "Model", particles: ParticleSet, limit: np.ndarray | None = None
-) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not len(particles):
-        raise SvpkitError(f"{out}: no particle to name")
-    csv = out / "predictions.csv"
-    csv.unlink(missing_ok=True)
-    writer = None
     try:
-        for table in named(model, particles, limit):
-            table.to_csv(csv, mode="a", index=False, header=writer is None)
-            rows = pa.Table.from_pandas(table.astype({c: str for c in KEPT[:3]}))
-            writer = writer or pq.ParquetWriter(out / "predictions.parquet", rows.schema)
-            writer.write_table(rows)
-    finally:
-        if writer:
-            writer.close()
+        with tempfile.TemporaryDirectory(
+            dir=out, prefix=".particles-", ignore_cleanup_errors=True
+        ) as place:
+            found = [r for s in _numbered(sources) for r in _read(*s, Path(place), deployed, ask)]
+            _refuse_twins(found)
+            page = _written(run, deployed, found, out, Path(place), ask)
+    except BaseException:
+        if made and not any(p for p in out.iterdir() if not p.name.startswith(".particles-")):
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+    return page
 
 
-def _counts(out: Path, classes: tuple[str, ...]) -> pd.DataFrame:
-    predicted = pd.read_parquet(out / "predictions.parquet", columns=["predicted"])["predicted"]
-    n = predicted.value_counts().reindex(list(classes), fill_value=0)
-    counts = pd.DataFrame({"class": list(classes), "particles": n.to_numpy()})
-    counts["share"] = (counts["particles"] / max(len(predicted), 1)).round(5)
-    counts.to_csv(out / "counts.csv", index=False)
-    return counts
+def _written(
+    run: Path, deployed: Deployed, found: Sequence[Read], out: Path, place: Path, ask: Ask
+) -> "Counted":
+    from svpkit.report.counts import write_page
+
+    kept = [place / f"features-{i}.npy" if ask.to_label else None for i in range(len(found))]
+    named = [name_all(deployed, r.particles, k) for r, k in zip(found, kept, strict=True)]
+    table = _count(deployed, found, named, ask)
+    write_tables(out, deployed, found, named)
+    table.to_csv(out / "counts.csv", index=False)
+    pairs = list(zip(found, named, strict=True))
+    fresh = [pair for pair in pairs if not pair[0].source.blank]
+    queue = propose(deployed, fresh, ask.to_label, out) if ask.to_label else None
+    _keep_quarantine(out, place)
+    page = story(run, deployed, pairs, table, queue)
+    write_json(out / "prediction.json", as_record(page))
+    write_page(out / "report.html", page)
+    return page
+
+
+def _refuse_used(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SvpkitError(f"{out}: already there; name a new folder, nothing is overwritten")
+
+
+def _refuse_twins(found: Sequence[Read]) -> None:
+    names = [each.name for each in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise SvpkitError(f"run '{name}' is given twice; rename one of the exports")
+
+
+def _numbered(sources: Sequence[Source]) -> Iterator[tuple[int, Source]]:
+    if not any(not source.blank for source in sources):
+        raise SvpkitError("no export to count is given")
+    return enumerate(sources)
+
+
+def _read(number: int, source: Source, place: Path, deployed: Deployed, ask: Ask) -> Iterator[Read]:
+    spec = deployed.model.spec
+    intake = {k: v for k, v in deployed.model.config.get("intake", {}).items() if v is not None}
+    particles = import_set(
+        place / str(number),
+        source.reader,
+        source.path,
+        size=spec.size,
+        channels=spec.channels,
+        may_be_empty=True,
+        **intake,
+    )
+    bad = read_manifest(place / str(number))["quarantined"]
+    own = particles.table["run"].astype(str) if "run" in particles.table else None
+    names = sorted(set(own)) if own is not None and any(own) else [source.path.name]
+    for i, name in enumerate(names):
+        rows = np.arange(len(particles)) if len(names) == 1 else np.flatnonzero(own == name)
+        of_run = particles.take(rows)
+        # which run an unreadable picture is of is not always known: the first stands for all
+        yield _looked(name, source, of_run, deployed, ask, bad if i == 0 else 0)
+
+
+def _looked(
+    name: str, source: Source, particles: ParticleSet, deployed: Deployed, ask: Ask, bad: int
+) -> Read:
+    from svpkit.classify.shift import admissible
+
+    report = _shift(deployed, particles)
+    try:
+        allowed, reason = admissible(report, force=ask.force)
+    except SvpkitError as error:
+        raise SvpkitError(
+            f"{source.path}: run '{name}' is {error} (--force counts it all the same)"
+        ) from None
+    return Read(name, source, particles, _about(particles, ask), report, allowed, reason, bad)
+
+
+def _shift(deployed: Deployed, particles: ParticleSet) -> "ShiftReport":
+    from svpkit.classify.appearance import statistics
+    from svpkit.classify.shift import ShiftReport
+
+    if deployed.shift is None:
+        said = "validation has too few particles to tell whether this input is like it"
+        return ShiftReport("none", (said,), False, len(particles))
+    n = len(particles)
+    some = particles.take(np.linspace(0, n - 1, min(n, LOOKED)).round().astype(int))
+    blocks = [(logits, features) for _, logits, features in deployed.model.outputs(some)]
+    k = len(deployed.classes)
+    logits = np.concatenate([np.empty((0, k), np.float32), *(block[0] for block in blocks)])
+    width = len(deployed.shift.held["mean"])
+    seen = statistics(some.images()) if n else np.empty((0, 6), np.float32)
+    features = None
+    if not blocks or blocks[0][1] is not None:
+        none = np.empty((0, width), np.float32)
+        features = np.concatenate([none, *(np.asarray(block[1]) for block in blocks)])
+    scale = some.table["um_per_px"].to_numpy(float)
+    return deployed.shift.test(features, logits.argmax(1), seen, scale)
+
+
+def _about(particles: ParticleSet, ask: Ask) -> dict[str, Any]:
+    def first(column: str) -> Any:
+        if column not in particles.table or not len(particles):
+            return None
+        value = particles.table[column].to_numpy(object)[0]
+        return None if value is None or value != value else value
+
+    volume = ask.volume_ml if ask.volume_ml is not None else first("volume_ml")
+    dilution = ask.dilution if ask.dilution is not None else first("dilution")
+    return {
+        "volume_ml": None if volume is None else float(volume),
+        "dilution": 1.0 if dilution is None else float(dilution),
+        "timestamp": str(first("timestamp") or ""),
+        "instrument": str(first("instrument") or ""),
+        "n_reported": first("n_reported"),
+    }
+
+
+def _count(
+    deployed: Deployed, found: Sequence[Read], named: Sequence[Named], ask: Ask
+) -> pd.DataFrame:
+    k = len(deployed.classes)
+    runs = [
+        counts.Run(
+            name=each.name,
+            p=own.calibrated,
+            named=np.minimum(own.codes, k),
+            ecd_um=own.ecd_um,
+            volume_ml=np.nan if each.about["volume_ml"] is None else each.about["volume_ml"],
+            dilution=each.about["dilution"],
+            sample="all runs" if ask.pooled and not each.source.blank else "",
+            admissible=each.admissible,
+            reason=each.reason,
+        )
+        for each, own in zip(found, named, strict=True)
+    ]
+    blank = [run for run, each in zip(runs, found, strict=True) if each.source.blank]
+    counted = [run for run, each in zip(runs, found, strict=True) if not each.source.blank]
+    return counts.count_table(deployed.val, counted, method=ask.method, blank=blank)
+
+
+def _keep_quarantine(out: Path, place: Path) -> None:
+    tables = [pd.read_csv(path, dtype=str) for path in sorted(place.glob(f"*/{QUARANTINE}"))]
+    lines = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    if len(lines):
+        lines.to_csv(out / QUARANTINE, index=False)

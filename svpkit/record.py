@@ -285,9 +285,14 @@ def _deploy(folder: Path, experiment: Experiment, walked: Walked, card: str) -> 
     skip = shutil.ignore_patterns("artifact.json", "config.json")
     shutil.copytree(trained, folder, ignore=skip)
     shutil.copyfile(scored / "val.parquet", folder / "val.parquet")
+    if walked.reference:
+        for name in ("reference.json", "reference.safetensors"):
+            shutil.copyfile(walked.reference.path / name, folder / name)
     config = json.loads((trained / "config.json").read_text())
     config["strategies"] = plain([s.describe() for s in own.strategies])
     config["prevalence"] = experiment.recipe.evaluate.prevalence
+    asked = experiment.recipe.data
+    config["intake"] = {"background": asked.background, "um_per_px": asked.um_per_px}
     config["digests"] = weights_of(folder)
     found = read_evidence(walked)["test"][own.name].get("thresholds")
     note_thresholds(folder, found, config["digests"])

@@ -15,6 +15,8 @@ SHARED = ("svpkit.particles.particleset", "svpkit.particles.describe", "svpkit.e
 SHARED += ("svpkit.particles.split",)
 # A generator writes what it draws as any set is written.
 SHARED += ("svpkit.particles.writer",)
+# Class shares are estimated alike, be it to correct scores or to count.
+SHARED += ("svpkit.evaluate.quantify",)
 ABOVE = (
     "cli",
     "api",

@@ -1,8 +1,9 @@
 """A trained classifier in a folder that can be moved: opened, and put to work."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,17 @@ from svpkit import devices
 from svpkit.classify import heads
 from svpkit.classify.balance import Balance, compose, deployment
 from svpkit.classify.context import Priors
+from svpkit.classify.passes import Call, Passes, passes, run, said
 from svpkit.errors import SvpkitError
-from svpkit.fit import to_float
 from svpkit.hookspecs import ImageSpec
-from svpkit.particles.particleset import ParticleSet, batches
+from svpkit.particles.particleset import ParticleSet
 from svpkit.plugins import Registry, Use
 from svpkit.progress import Progress
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 Images = np.ndarray | ParticleSet
+Output = tuple[slice, np.ndarray, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,18 @@ class Model:
 
     def logits(self, images: Images, batch: int = 256) -> np.ndarray:
         """Return logits float32 (N, K) of uint8 images (N, C, S, S), before any adjustment."""
-        if isinstance(self.network, nn.Module):
-            return self._run(self.network, images, batch)
-        return self._run(lambda x: log(self.network.predict_proba(x)), images, batch)
+        return self._gather(self._passes.logits, images, batch)
+
+    def outputs(self, images: Images, batch: int = 256) -> Iterator[Output]:
+        """Return an iterator of (slice, logits float32 (B, K), features float32 (B, F)), in order.
+
+        The slices are rows of `images`, uint8 (N, C, S, S), at most `batch` of them. Features are
+        None where the classifier has none. Both come of one pass through a network whose last layer
+        is its `head`, of two through others.
+        """
+        self._check(images)
+        blocks = self._run(self._passes.each, images, batch)
+        return ((block, rows[0], rows[1] if len(rows) > 1 else None) for block, rows in blocks)
 
     def probabilities(self, images: Images, batch: int = 256) -> np.ndarray:
         """Return probabilities float32 (N, K) of uint8 images, adjusted as the strategies say."""
@@ -95,26 +106,36 @@ class Model:
 
     def features(self, images: Images, batch: int = 256) -> np.ndarray:
         """Return features float32 (N, F); raises SvpkitError where the classifier has none."""
-        find = getattr(self.network, "features", None)
+        find = self._passes.features
         if find is None:
             name = self.config["classifier"]["plugin"]
             raise SvpkitError(f"classifier '{name}' has no features")
-        return self._run(find, images, batch)
+        return self._gather(find, images, batch)
 
-    def _run(self, call: Callable[[Any], Any], images: Images, batch: int) -> np.ndarray:
+    @cached_property
+    def _passes(self) -> Passes:
+        if isinstance(self.network, nn.Module):
+            return passes(self.network, self.spec)
+        return _passes_of(self.network)
+
+    def _gather(self, call: Call, images: Images, batch: int) -> np.ndarray:
         self._check(images)
-        torched, done = isinstance(self.network, nn.Module), 0
         found = np.empty((0, len(self.classes)), np.float32)
-        with Progress("classifying", len(images)) as progress:
-            for block in predict(call, images, batch, torched):
-                if not done:
-                    # one array from the start: many small ones that live on between large
-                    # buffers that come and go would keep the heap from shrinking
-                    found = np.empty((len(images), block.shape[1]), np.float32)
-                found[done : done + len(block)] = block
-                done += len(block)
-                progress(len(block))
+        for block, (rows,) in self._run(call, images, batch):
+            if not block.start:
+                # one array from the start: many small ones that live on between large
+                # buffers that come and go would keep the heap from shrinking
+                found = np.empty((len(images), rows.shape[1]), np.float32)
+            found[block] = rows
         return found
+
+    def _run(
+        self, call: Call, images: Images, batch: int
+    ) -> Iterator[tuple[slice, tuple[np.ndarray, ...]]]:
+        with Progress("classifying", len(images)) as progress:
+            for block, found in run(call, images, batch, self._passes.at_once):
+                progress(block.stop - block.start)
+                yield block, found
 
     def _check(self, images: Images) -> None:
         given = images.shape if isinstance(images, ParticleSet) else images.shape[1:]
@@ -129,9 +150,12 @@ class Model:
 
 def predict(call: Any, images: Images, batch: int, torched: bool = True) -> Iterator[np.ndarray]:
     """Yield what a network or function says of uint8 images, float32 (B, ...), block by block."""
-    for block in batches(len(images), batch):
-        x = images.images(block) if isinstance(images, ParticleSet) else images[block]
-        yield np.asarray(_said(call, x) if torched else call(x), dtype=np.float32)
+
+    def ask(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        return said(call, x) if torched else (np.asarray(call(x), dtype=np.float32),)
+
+    for _, (block,) in run(ask, images, batch):
+        yield block
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -160,10 +184,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _said(call: Any, images: np.ndarray) -> np.ndarray:
-    with torch.inference_mode():
-        x = torch.from_numpy(np.ascontiguousarray(images)).to(devices.device())
-        return call(to_float(x).contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
+def _passes_of(network: Any) -> Passes:
+    # of an object that is no network
+    def logits(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (log(network.predict_proba(x)),)
+
+    if not hasattr(network, "features"):
+        return Passes(logits, None, logits)
+
+    def features(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (np.asarray(network.features(x), dtype=np.float32),)
+
+    return Passes(logits, features, lambda x: logits(x) + features(x))
 
 
 def _use(registry: Registry, kind: str, said: Mapping[str, Any], where: str) -> Use:

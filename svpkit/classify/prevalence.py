@@ -4,8 +4,7 @@ import numpy as np
 from scipy.special import softmax
 
 from svpkit.errors import SvpkitError
-
-TOLERANCE, ROUNDS = 1e-10, 2_000
+from svpkit.evaluate.quantify import em as shares_of
 
 
 def em(logits: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -14,17 +13,7 @@ def em(logits: np.ndarray, train: np.ndarray) -> np.ndarray:
     logits (N, K) are log-posteriors under the shares `train` (K,), up to a constant a row: they
     have to be calibrated. A class that training never saw keeps the share 0.
     """
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    # a likelihood a class, up to a constant a row
-    likelihood = np.where(train > 0, np.exp(shifted) / np.maximum(train, 1e-300), 0.0)
-    likelihood /= likelihood.sum(1, keepdims=True)
-    found = train
-    for _ in range(ROUNDS):
-        before = found
-        found = found * (likelihood / (likelihood @ found)[:, None]).mean(0)
-        if np.abs(found - before).max() < TOLERANCE:
-            break
-    return found
+    return shares_of(softmax(logits.astype(np.float64), axis=1), train)
 
 
 def bbse(logits: np.ndarray, confusion: np.ndarray) -> np.ndarray:

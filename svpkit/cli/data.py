@@ -18,6 +18,7 @@ def data() -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--reader", help="Reader by name [default: the one that knows the input].")
 @click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="A reader's.")
+@click.option("--labels", type=click.Path(path_type=Path), help="CSV of labels by particle id.")
 @click.option(
     "--size",
     default=64,
@@ -35,15 +36,21 @@ def import_(
     out: Path,
     reader: str | None,
     options: tuple[str, ...],
+    labels: Path | None,
     size: int,
     channels: int,
 ) -> None:
-    """Read SOURCE into the new folder OUT, a particle set."""
+    """Read SOURCE into the new folder OUT, a particle set.
+
+    A recipe reads it with `reader = "imported"`. The export's own columns lie beside the table.
+    """
     from svpkit import api
     from svpkit.particles.ingest import import_set
+    from svpkit.readers.labels import read_labels
 
     use = api.reader_for(registry, source, reader, options_of(options))
-    particles = import_set(out, use, source, size=size, channels=channels)
+    joined = read_labels(labels) if labels else None
+    particles = import_set(out, use, source, size=size, channels=channels, labels=joined)
     for name, n in particles.counts.items():
         click.echo(f"{name:<20} {n:>9,}")
     click.echo(f"{len(particles):,} particles in {out}")
@@ -70,3 +77,23 @@ def inspect(folder: Path, out: Path) -> None:
 
     api.console().print(api.as_table(look(folder, out), title=str(folder)))
     click.echo(f"contact sheets: {out}")
+
+
+@data.command()
+@click.argument("labels", type=click.Path(path_type=Path))
+@click.option("--by", "columns", multiple=True, required=True, help="Column of an annotator.")
+@click.option("--size", "size", help="Column of the ECD in um, for agreement by size.")
+@click.option("--out", type=click.Path(path_type=Path), help="CSV to write.")
+def agreement(labels: Path, columns: tuple[str, ...], size: str | None, out: Path | None) -> None:
+    """How well the annotators of a CSV agree: kappa overall, by class and by size.
+
+    Each annotator has a column, named with --by; a cell left empty is a particle not labelled.
+    """
+    from svpkit import api
+    from svpkit.evaluate.agreement import of_table
+    from svpkit.readers.tables import read_table
+
+    found = of_table(read_table(labels), columns, size, str(labels))
+    if out:
+        found.to_csv(out, index=False)
+    api.console().print(api.as_table(found.round(3), title=str(labels)))

@@ -7,6 +7,7 @@ import click
 from svpkit.cli.common import options_of, runs_option
 from svpkit.plugins import Registry
 
+_ABOVE_0 = click.FloatRange(0, min_open=True)
 _run_store = click.option(
     "--store",
     "store_root",
@@ -17,36 +18,75 @@ _run_store = click.option(
 
 @click.command()
 @click.argument("run")
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder to write.")
 @click.option("--reader", help="Reader by name [default: the one that knows the input].")
 @click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="A reader's.")
+@click.option("--volume-ml", type=_ABOVE_0, help="Analysed volume of each run [default: export's].")
+@click.option("--dilution", type=_ABOVE_0, help="How many times each run's sample was diluted.")
+@click.option(
+    "--blank",
+    "blanks",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Export of a blank, whose counts per mL are subtracted; may be repeated.",
+)
+@click.option("--replicates", is_flag=True, help="All SOURCES are runs of one sample.")
+@click.option(
+    "--method",
+    type=click.Choice(["auto", "cc", "pcc", "acc", "em"]),
+    default="auto",
+    show_default=True,
+    help="cc: as named; pcc: sums of probabilities; acc, em: corrected for what is misnamed.",
+)
+@click.option("--to-label", default=0, type=click.IntRange(0), help="Propose so many to label.")
+@click.option("--force", is_flag=True, help="Count what is far from the model's data all the same.")
 @runs_option
 @click.pass_obj
 def predict(
     registry: Registry,
     run: str,
-    source: Path,
+    sources: tuple[Path, ...],
     out: Path,
     reader: str | None,
     options: tuple[str, ...],
+    volume_ml: float | None,
+    dilution: float | None,
+    blanks: tuple[Path, ...],
+    replicates: bool,
+    method: str,
+    to_label: int,
+    force: bool,
     runs: Path,
 ) -> None:
-    """Name the particles of SOURCE with the classifier of a run; count them per class."""
+    """Count the particles of one or many exports per class, size and mL with a run's classifier.
+
+    Writes predictions (parquet and CSV), counts.csv and report.html into the new folder OUT.
+    """
     from svpkit import api
     from svpkit.keep import read_thresholds
-    from svpkit.predict import predict_source
+    from svpkit.predict import Ask, Source
+    from svpkit.predict import predict as count
+    from svpkit.report.counts import table
 
-    use = api.reader_for(registry, source, reader, options_of(options))
-    counts = predict_source(api.run_folder(run, runs), registry, use, source, out)
-    api.console().print(api.as_table(counts, title=f"{source}"))
+    given = options_of(options)
+    read = [
+        Source(api.reader_for(registry, path, reader, given), path, blank)
+        for paths, blank in ((sources, False), (blanks, True))
+        for path in paths
+    ]
+    ask = Ask(volume_ml, dilution, replicates, method, force, to_label)
     folder = api.run_folder(run, runs)
+    found = count(folder, registry, read, out, ask)
+    api.console().print(table(found))
     for name, limit in (read_thresholds(folder / "model") or {}).items():
         if limit is None:
             click.echo(f"{name}: no precision can be promised; what is likeliest it is rejected")
     for line in api.set_aside(out):
         click.echo(line)
-    click.echo(f"predictions: {out / 'predictions.csv'}")
+    if to_label:
+        click.echo(f"to label next: {out / 'to-label.csv'}, to-label.png")
+    click.echo(f"report: {out / 'report.html'}")
 
 
 @click.command()

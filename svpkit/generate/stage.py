@@ -83,7 +83,7 @@ def training_images(split: Split, classes: list[str], source: str | None = None)
     train = split.train()
     if source:
         known = train.table["source"].astype(str)
-        if not (known == source).any():
+        if source not in set(known):
             raise unknown("generator.source", source, sorted(known.unique())[:20])
         train = train.take(np.flatnonzero(known == source))
     parts = {name: train.of(name) for name in classes}

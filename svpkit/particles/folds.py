@@ -26,6 +26,8 @@ def fold(out: Path, params: Mapping[str, Any], split: Path) -> None:
     is out of fold. Raises SvpkitError where a fold would be empty, or would hold all of a class.
     """
     whole = Split.open(split)
+    if whole.record.get("also"):
+        raise SvpkitError("data.also: particles that only train are in no fold; leave them out")
     particles = concat([whole.train(), whole.val()])
     names = ("train.npy", "val.npy", "test.npy")
     train, val, test = (np.load(split / name, allow_pickle=False) for name in names)

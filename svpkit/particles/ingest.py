@@ -39,12 +39,24 @@ def ingest(out: Path, params: Mapping[str, Any]) -> None:
     fit = Fit(size, channels, params.get("background", "keep"), params.get("um_per_px"))
     intake = Intake(fit, params.get("classes") or use.options.get("classes"))
     with Writer(out, (), channels, size) as writer:
-        for images, table in intake.blocks(use(params.get("path"))):
+        for images, table in intake.blocks(_read(use, params)):
             writer.add(images, table)
-        intake.check(params.get("path") or use.plugin.name)
+        intake.check(params.get("path") or use.plugin.name, params.get("may_be_empty", False))
         writer.classes = intake.classes
         writer.extra = {"reader": use.plugin.name, **intake.summary()}
     _write_quarantine(out / QUARANTINE, intake.bad)
+
+
+def _read(use: "Use", params: Mapping[str, Any]) -> Iterator[Any]:
+    labels, runs = params.get("labels"), set()
+    for image, row in use(params.get("path")):
+        if labels is not None:
+            runs.add(run := str(row.get("run", "")))
+            names = (str(row.get(name, "")) for name in ("particle_id", "id", "file"))
+            row = {**row, "label": labels.find(run, *names)}
+        yield image, row
+    if labels is not None:
+        labels.check(runs)
 
 
 def import_set(
@@ -55,18 +67,20 @@ def import_set(
     size: int = 64,
     channels: int = 1,
     classes: Sequence[str] | None = None,
+    labels: Any = None,
     **normal: Any,
 ) -> ParticleSet:
     """Read particles into a new folder, as the stage does, and open it.
 
-    `normal` may hold background and um_per_px, as `Fit` has them. Raises SvpkitError as `ingest`,
+    `labels` (`readers.labels.Labels`) take the place of the reader's. `normal` may hold background
+    and um_per_px, as `Fit` has them, and may_be_empty. Raises SvpkitError as `ingest`,
     and where the folder already holds something.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SvpkitError(f"{out}: already there; name a new folder, sets are never changed")
     place = None if path is None else str(path)
     params = {"reader": reader, "path": place, "size": size, "channels": channels}
-    ingest(out, params | {"classes": classes} | normal)
+    ingest(out, params | {"classes": classes, "labels": labels} | normal)
     return ParticleSet.open(out)
 
 
@@ -108,11 +122,14 @@ class Intake:
             images = np.stack([image for image, _ in block])
             yield images, pd.DataFrame([row for _, row in block]).assign(hash=picture_hash(images))
 
-    def check(self, where: str) -> None:
-        """Raise SvpkitError when nothing, or less than half, could be read."""
+    def check(self, where: str, may_be_empty: bool = False) -> None:
+        """Raise SvpkitError when nothing, or less than half, could be read.
+
+        A blank may well hold no particle at all.
+        """
         good, bad = sum(self.counts.values()), len(self.bad)
         first = f"; the first: {self.bad[0]['id']}: {self.bad[0]['reason']}" if bad else ""
-        if not good:
+        if not good and (bad or not may_be_empty):
             raise SvpkitError(f"{where}: no image could be read{first}")
         if bad > good:
             raise SvpkitError(f"{where}: {bad} of {good + bad} images cannot be read{first}")
