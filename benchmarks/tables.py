@@ -21,7 +21,7 @@ from svpkit.report import numbers, trial
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
-MARK = re.compile(r"(<!-- table: ([\w.:-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- table: ([\w.:+-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 SCATTER = """\
 In brackets: where 95 % of repeated comparisons fall, with as many images a side as stated; this
@@ -44,9 +44,14 @@ def main() -> None:
 def table(name: str) -> str:
     """Return one table: of a CSV as it stands or over its seeds, of a run's results, of a suite."""
     kind, _, file = name.rpartition(":")
+    if kind == "matrix":
+        return matrix(file)
     if kind in SUITES:
         return SUITES[kind](trial_of(file))
     path = RESULTS / file
+    if kind in ROWS:
+        with path.open(newline="") as lines:
+            return ROWS[kind](list(csv.DictReader(lines)))
     if kind in SEEDS:
         with path.open(newline="") as lines:
             return over_seeds(list(csv.DictReader(lines)), *SEEDS[kind])
@@ -172,14 +177,14 @@ def shares(found: trial.Board) -> str:
     return over_settings(found, told)
 
 
-def over_settings(found: trial.Board, told: object) -> str:
+def over_settings(found: trial.Board, told: object, one: str = "macro AUPRC") -> str:
     shown = found.settings
     rows = [
         [arm, *(told(s.said["arms"][arm]) if arm in s.said["arms"] else "-" for s in shown)]
         for arm in found.arms
     ]
     titles = [s.title.replace("data.train ", "n = ") for s in shown]
-    titles = ["macro AUPRC" if title == "all" else title for title in titles]
+    titles = [one if title == "all" else title for title in titles]
     return markdown(["arm", *titles], rows)
 
 
@@ -190,7 +195,8 @@ def says(found: trial.Board) -> str:
 def classes(found: trial.Board) -> str:
     """Arms against settings: average precision of each class."""
     keys = [f"auprc.{name}" for name in found.classes]
-    return over_settings(found, lambda each: " / ".join(f"{each[k]:.3f}" for k in keys))
+    one = "average precision: " + " / ".join(map(str, found.classes))
+    return over_settings(found, lambda each: " / ".join(f"{each[k]:.3f}" for k in keys), one)
 
 
 def doses(found: trial.Board) -> str:
@@ -220,6 +226,73 @@ def won(found: trial.Board) -> str:
     return markdown(["arm", "winner", "configurations tried", "val", "test"], rows)
 
 
+def coverage(rows: list[dict]) -> str:
+    """Methods against classes: mean coverage over the cases and, in brackets, the lowest row."""
+    names = list(dict.fromkeys(row["class"] for row in rows))
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        said = [_covered([row for row in own if row["class"] == name]) for name in names]
+        below = sum(float(row["coverage"]) < 0.93 for row in own)
+        lines.append([method, *said, f"{below} of {len(own)}"])
+    return markdown(["method", *names, "rows under 93 %"], lines)
+
+
+def widths(rows: list[dict]) -> str:
+    """Cases against methods: mean width of the interval over its expected count, rare classes."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    cases: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for row in rows:
+        if row["bins"] == "all" and row["class"] == "oil":
+            key = tuple(row[k] for k in ("dprime", "mix", "validation", "particles"))
+            told = f"{float(row['width']):,.0f} ({float(row['bias']):+,.0f})"
+            cases.setdefault((*key, row["expected"]), {})[row["method"]] = [told]
+    lines = [[*key, *(found.get(m, ["-"])[0] for m in methods)] for key, found in cases.items()]
+    head = ["d'", "mix", "validation", "particles", "oil expected"]
+    return markdown([*head, *methods], lines)
+
+
+def _covered(rows: list[dict]) -> str:
+    values = [float(row["coverage"]) for row in rows if row["coverage"]]
+    return f"{sum(values) / len(values):.3f} ({min(values):.3f})" if values else "-"
+
+
+def descriptors(rows: list[dict]) -> str:
+    """Canvas and reference against size: bias, and correlation, of the ECD over all runs."""
+    against = {"instrument": "the ABD diameter as listed", "mask": "the diameter of the mask"}
+    lines = [
+        [row["canvas"], against[row["against"]], row["size_um"], row["n"]]
+        + [f"{100 * float(row[k]):+.0f} %" for k in ("bias_mean", "bias_median")]
+        + [f"{float(row[k]):.2f}" for k in ("pearson", "spearman")]
+        for row in rows
+        if (row["run"], row["parts"], row["quantity"]) == ("all", "any", "ecd_um")
+        and row["against"] in against
+    ]
+    head = ["image", "ECD from pixels beside", "um", "n", "mean bias", "median bias"]
+    return markdown([*head, "Pearson", "Spearman"], lines)
+
+
+def matrix(name: str) -> str:
+    """Sources against targets of two suites that go each other's way: AUPRC and the drop."""
+    there, back = (trial_of(file) for file in name.split("+"))
+    said = [
+        {arm: s.said["arms"][arm] for arm in s.said["arms"]}
+        for s in (there.settings[0], back.settings[0])
+    ]
+    titles = [f"to {goal}" for goal in ("flowcam-like", "mfi-like")]
+    lines = []
+    for arm in there.arms:
+        lines.append([arm])
+        for own in said:
+            minus = own[arm]["minus"]
+            drop = ""
+            if minus and minus["value"] is not None:
+                drop = f", {numbers.signed(minus)} ({numbers.bounds(minus)})"
+            lines[-1].append(f"{numbers.number(own[arm]['test'])}{drop}")
+    return markdown(["arm", *titles], lines)
+
+
+ROWS = {"coverage": coverage, "widths": widths, "descriptors": descriptors}
 SUITES = {
     "gains": gains,
     "operating": operating,

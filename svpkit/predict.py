@@ -118,7 +118,9 @@ def _written(
 
 
 def _refuse_used(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise SvpkitError(f"{out}: this is a file, a folder is wanted")
+    if out.exists() and any(out.iterdir()):
         raise SvpkitError(f"{out}: already there; name a new folder, nothing is overwritten")
 
 

@@ -17,13 +17,14 @@ from toy import images
 
 import svpkit
 from svpkit.checks import check_classes
+from svpkit.deployed import names, thresholds_of
 from svpkit.errors import SvpkitError
 from svpkit.evaluate.evidence import evidence
 from svpkit.evaluate.rejection import judge
 from svpkit.evaluate.thresholds import assign, choose, limits, precision_bound, required
 from svpkit.keep import note_thresholds, read_thresholds, weights_of
 from svpkit.pipeline import evidence_params
-from svpkit.predict import names, predict_source, thresholds_of
+from svpkit.predict import Source, predict
 from svpkit.recipe import Evaluate, validate
 from svpkit.report import Story, summary_table
 from svpkit.report.html import render
@@ -405,12 +406,15 @@ def test_predict_rejects_what_reaches_no_threshold(run, place, tmp_path, monkeyp
     assert after["predicted"].tolist() == names(p, held.results["classes"], limit).tolist()
     assert "ring" not in set(after["predicted"]) and "rejected" in set(after["predicted"])
     use = reader_for(held.registry, place / "test", None, {})
-    counts = predict_source(held.folder, held.registry, use, place / "test", tmp_path / "out")
+    source = Source(use, place / "test")
+    page = predict(held.folder, held.registry, [source], tmp_path / "out")
     table = pd.read_csv(tmp_path / "out" / "predictions.csv")
-    rows = dict(zip(counts["class"], counts["particles"], strict=True))
-    assert rows["rejected"] == (table["predicted"] == "rejected").sum() > 0
+    counts = page.counts[page.counts["bin"] == "all"]
+    rows = dict(zip(counts["class"], counts["n_named"], strict=True))
+    assert page.inputs[0]["rejected"] == (table["predicted"] == "rejected").sum() > 0
+    assert rows["unknown"] == page.inputs[0]["rejected"] + page.inputs[0]["unknown"]
     assert rows["ring"] == 0
-    assert counts["particles"].sum() == len(table) == 120
+    assert counts["n_named"].sum() == len(table) == 120
     assert not (held.folder / "thresholds.json").exists()
     (tmp_path / "mixed").mkdir()
     shutil.copytree(held.folder / "model", tmp_path / "mixed" / "model")
@@ -422,7 +426,7 @@ def test_predict_rejects_what_reaches_no_threshold(run, place, tmp_path, monkeyp
         read_thresholds(tmp_path / "mixed" / "model")
     (tmp_path / "kept.json").rename(tmp_path / "mixed" / "model" / "thresholds.json")
     with pytest.raises(SvpkitError, match="chosen for other weights"):
-        predict_source(tmp_path / "mixed", run.registry, use, place / "test", tmp_path / "no")
+        predict(tmp_path / "mixed", run.registry, [source], tmp_path / "no")
     assert not (tmp_path / "no").exists()
-    plain = predict_source(run.folder, run.registry, use, place / "test", tmp_path / "plain")
-    assert "rejected" not in set(plain["class"])
+    plain = predict(run.folder, run.registry, [source], tmp_path / "plain")
+    assert plain.inputs[0]["rejected"] == 0
