@@ -39,8 +39,8 @@ KNOWN = {"protein": 10_000, "silicone_oil": 100, "air_bubble": 100}
 STRANGERS, MANY, SEEDS = ("none", "glass", "fibre", "rubber"), 300, (0, 1, 2)
 OVERRIDES = ('balance.strategies=["oversample", "augment"]', "baselines=[]")
 OVERRIDES += ("classifier.train.images=40000",)
-HEAD = ["seed", "stranger", "score", "chosen", "level", "recall", "auroc", "unknown"]
-HEAD += [f"{what}_{name}" for what in ("lost", "before", "after") for name in KNOWN]
+HEAD = ["seed", "stranger", "score", "chosen", "recall", "auroc", "unknown"]
+HEAD += [f"{what}_{c}" for what in ("level", "lost", "before", "after") for c in sorted(KNOWN)]
 
 
 def export(folder, counts, seed, registry):
@@ -70,7 +70,8 @@ def detectors(run, deployed, registry):
         fitted = strangeness.fit(name, train.features, train.logits, train.labels)
         tried = Detector(deployed.classes, name, np.full(k, np.inf), fitted)
         scores = tried.score(val.features, val.logits).astype(np.float64)
-        limit = thresholds_at(found["level"], scores, val.labels, val.names, k)
+        level = np.array([found["level"][c] for c in deployed.classes])
+        limit = thresholds_at(level, scores, val.labels, val.names, k)
         chosen = name == own.name and bool(np.isfinite(own.thresholds).all())
         if chosen:
             np.testing.assert_allclose(limit, own.thresholds, rtol=1e-5)
@@ -108,6 +109,7 @@ def rows_of(seed, place, runs, store, registry):
     run = svpkit.run(RECIPE, overrides=own, runs=runs, store=store, registry=registry)
     deployed = Deployed.open(run.folder / "model", registry)
     model, classes = deployed.model, deployed.classes
+    assert list(classes) == sorted(KNOWN)
     seen = look(model, export(place / f"known-{seed}", KNOWN, 100 + seed, registry), classes)
     none = Seen(seen.features[:0], seen.logits[:0], seen.labels[:0])
     tried = list(detectors(run, deployed, registry))
@@ -117,9 +119,10 @@ def rows_of(seed, place, runs, store, registry):
             drawn = export(place / f"{name}-{seed}", {name: MANY}, 100 + seed, registry)
             strange = look(model, drawn, classes)
         for detector, found, chosen in tried:
-            level = found["level"] if np.isfinite(detector.thresholds).all() else ""
-            said = [seed, name, detector.name, int(chosen), level]
-            yield [*said, *measure(detector, seen, strange)]
+            recall, auroc, unknown, *rest = measure(detector, seen, strange)
+            used = np.isfinite(detector.thresholds)
+            levels = [found["level"][c] if u else "" for c, u in zip(classes, used, strict=True)]
+            yield [seed, name, detector.name, int(chosen), recall, auroc, unknown, *levels, *rest]
 
 
 def main():

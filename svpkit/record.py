@@ -8,24 +8,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from svpkit import __version__, ranks
 from svpkit.bind import Experiment
 from svpkit.doctor import PACKAGES, version
-from svpkit.evaluate.evidence import classes_of, probabilities, read_predictions
 from svpkit.keep import note_thresholds, weights_of
+from svpkit.left import (
+    gallery,
+    read_calibration,
+    read_copies,
+    read_evidence,
+    read_fidelity,
+    read_selection,
+    worst_errors,
+)
 from svpkit.particles.corrections import TEST
-from svpkit.particles.particleset import ParticleSet
 from svpkit.particles.split import Split
 from svpkit.pipeline import Walked
 from svpkit.store import Artifact, Store, plain, read_record, write_json
 
 if TYPE_CHECKING:
     from svpkit.report.html import Story
-
-GALLERY = 24
-WORST = 24
 
 
 def write_run(folder: Path, experiment: Experiment, walked: Walked, store: Store) -> "Story":
@@ -94,6 +96,7 @@ def results(experiment: Experiment, walked: Walked, store: Store, story: "Story"
         **own,
         "differences": found["differences"],
         "fidelity": read_fidelity(walked),
+        "calibration": read_calibration(walked),
         "selection": {
             k: v for n in walked.generators for k, v in read_selection(walked, n).items()
         },
@@ -146,6 +149,7 @@ def tell(experiment: Experiment, walked: Walked, store: Store, run: dict[str, An
             for label, a in labelled(store.used).items()
         ],
         origins=tuple(split.record["origins"]),
+        calibration=read_calibration(walked),
     )
 
 
@@ -177,64 +181,6 @@ def labelled(artifacts: Sequence[Artifact]) -> dict[str, Artifact]:
     for artifact in artifacts:
         label = artifact.label
         found[f"{label} ({artifact.key[:6]})" if label in found else label] = artifact
-    return found
-
-
-def read_evidence(walked: Walked) -> dict[str, Any]:
-    """Return the evidence of an experiment."""
-    return json.loads((walked.evidence.path / "evidence.json").read_text())
-
-
-def read_fidelity(walked: Walked) -> dict[str, Any]:
-    """Return the fidelity of the drawn particles by class, empty where none were drawn."""
-    if walked.fidelity is None:
-        return {}
-    return json.loads((walked.fidelity.path / "fidelity.json").read_text())
-
-
-def read_copies(walked: Walked) -> list[dict[str, Any]]:
-    """Return the drawn particles most like copies, each with its training image."""
-    if walked.fidelity is None:
-        return []
-    folder = walked.fidelity.path
-    pictures = np.load(folder / "copies.npy", allow_pickle=False)
-    rows = json.loads((folder / "copies.json").read_text())
-    pairs = zip(rows, pictures, strict=True)
-    return [{**row, "drawn": both[0], "train": both[1]} for row, both in pairs]
-
-
-def read_selection(walked: Walked, name: str) -> dict[str, Any]:
-    """Return what was set aside of a generator's drawn particles, empty where nothing was."""
-    sets = next((d for d in walked.drawn.values() if d), {})
-    path = sets[name].path / "selection.json" if name in sets else None
-    return json.loads(path.read_text()) if path and path.is_file() else {}
-
-
-def gallery(split: Split, walked: Walked, experiment: Experiment) -> dict[str, Any]:
-    """Return a few real training images of each class, and drawn ones where there are any."""
-    train = split.train()
-    sets = next((d for d in walked.drawn.values() if d), {})
-    drawn = [ParticleSet.open(a.path) for a in sets.values()]
-    shown = {}
-    for name in train.classes:
-        real = np.flatnonzero(train.table["label"] == name)[:GALLERY]
-        made = [d.of(name) for d in drawn if name in d.classes and d.counts[name]]
-        few = made[0].images(slice(GALLERY)) if made else None
-        shown[name] = {"real": train.images(real), "drawn": few}
-    return shown
-
-
-def worst_errors(score: Artifact) -> list[dict[str, Any]]:
-    """Return the most confident errors on the test set, with their pictures."""
-    table = read_predictions(score.path / "test.parquet")
-    pictures = np.load(score.path / "worst.npy", allow_pickle=False)
-    rows = json.loads((score.path / "worst.json").read_text())
-    classes, p = classes_of(table), probabilities(table)
-    found = []
-    for row, image in list(zip(rows, pictures, strict=True))[:WORST]:
-        k = int(p[row].argmax())
-        said = {"predicted": classes[k], "probability": float(p[row, k]), "image": image}
-        found.append({**table.loc[row, ["id", "label", "ecd_um"]].to_dict(), **said})
     return found
 
 

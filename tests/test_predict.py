@@ -81,6 +81,16 @@ def test_what_to_label_next_has_a_sheet_and_a_column_to_fill(counted):
     assert (out / "to-label.png").is_file()
 
 
+def test_the_run_tells_how_well_its_probabilities_are_calibrated(run):
+    found = run.results["calibration"]
+    assert found["calibrator"]["kind"] in ("none", "temperature", "vector")
+    for each in found["calibration"].values():
+        brier = each["calibrated"]["brier"]
+        assert 0 <= brier["low"] <= brier["value"] <= brier["high"] <= 2
+    text = (run.folder / "report.html").read_text()
+    assert "Calibrator chosen on validation" in text and "Reliability on test" in text
+
+
 def test_a_used_folder_is_left_as_it_is(run, counted, new):
     out, _ = counted
     before = (out / "counts.csv").read_bytes()

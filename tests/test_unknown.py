@@ -155,12 +155,35 @@ def test_what_is_chosen_catches_strangers_and_spares_classes(parts):
     lost = np.bincount(new.labels[found.flags(new.features, new.logits)], minlength=K) / 1000
     assert lost.mean() < 0.05
     assert lost.max() < 0.15
-    # by hand: 5 % of strangers beside 1150 particles, none of them flagged, in each class's count
-    weight = 0.05 / 0.95 * 1150 / 80
-    into = np.bincount(odd.logits.argmax(1), minlength=K) * weight / [1000, 100, 50]
+    # by hand: 5 % of strangers beside 1150 particles, a third of them in each class's count
+    into = 0.05 / 0.95 * 1150 / 3 / np.array([1000, 100, 50])
     assert found.found["none"]["distortion"] == pytest.approx(into.mean())
     best = found.found["tried"][found.name]["distortion"]
     assert best == min(each["distortion"] for each in found.found["tried"].values())
+
+
+def test_a_class_loses_only_what_its_own_count_gains():
+    # energy of hand-made logits: 3 % of each class overlap with strangers, named all three alike
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [10_000, 300, 100])
+    odd_names = np.repeat([0, 1, 2], 200)
+
+    def seen(names, top, own=None):
+        logits = np.full((len(names), K), -20.0)
+        logits[np.arange(len(names)), names] = top
+        return Seen(None, logits, own)
+
+    top = rng.uniform(0, 1, len(labels))
+    val = seen(labels, top, labels)
+    found = choose(val, val, seen(odd_names, rng.uniform(-0.5, 0.03, 600)), NAMES)
+    level = found.found["tried"]["energy"]["level"]
+    # 182 strangers named so are few beside 10,000, and more than there are of the others
+    assert level["a"] < 0.01
+    assert level["b"] >= 0.02 and level["c"] >= 0.02
+    odd = seen(odd_names[:200], rng.uniform(0.031, 0.5, 200))
+    assert found.flags(None, odd.logits).mean() < 0.02
+    alone = thresholds_at(np.array([level[c] for c in NAMES]), -top, labels, labels, K)
+    np.testing.assert_allclose(found.thresholds, alone, atol=1e-6)
 
 
 def test_nothing_is_flagged_where_strangers_look_like_a_class(parts):

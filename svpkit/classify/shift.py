@@ -241,9 +241,9 @@ def admissible(report: ShiftReport, *, force: bool = False) -> tuple[bool, str]:
         raise SvpkitError(f"far from what the model was validated on: {because}")
     if report.level != "none":
         forced = " and used by force" if report.level == "far" else ""
-        return False, f"the input's shift is {report.level}{forced}, counted as named: {because}"
+        return False, f"the input's shift is {report.level}{forced}: {because}"
     if not report.judged:
-        return False, f"counted as named: {because}"
+        return False, f"whether the input is like validation's is not known: {because}"
     return True, "the input is like validation's, class by class"
 
 

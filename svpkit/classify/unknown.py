@@ -119,13 +119,15 @@ def choose(
 
     The distortion is what strangers and flags together do to the counts: the mean over classes of
     (rightly named val particles flagged + strangers named so and not flagged) / true, for all of
-    val and as much weight of strangers as makes them `share` of the mix. Losses and strangers are
-    not set off against each other, since another input has another share; nor does it hold the
-    classifier's own confusion, which counts are corrected for elsewhere. Each score that has its
-    features is tried, at each of LEVELS up to `at_most`, and so is flagging nothing; the least
+    val and as much weight of strangers as makes them `share` of the mix, evenly spread over the
+    names: which class new strangers resemble is not known, and most of those made of training
+    images resemble the commonest. Losses and strangers are not set off against each other, since
+    another input has another share; nor does it hold the classifier's own confusion, which counts
+    are corrected for elsewhere. Each score that has its features is tried, each class with that of
+    LEVELS up to `at_most` which distorts its own count least, and so is flagging nothing; the least
     distortion wins, then the lesser loss, then the simpler score.
 
-    At level q at most a share q of each class's n rightly named val particles is flagged (what is
+    At level q at most a share q of a class's n rightly named val particles is flagged (what is
     misnamed is lost to its class already): thresholds are order statistics, max(0, floor(q (n + 1))
     - 1) particles above, so that q is expected of new particles too where n >= 1 / q. A class with
     n < FEW loses none, and its threshold is no lower than the highest of the others; with n = 0 it
@@ -136,14 +138,14 @@ def choose(
     for name, seen in (("training", train), ("validation", val), ("strange", strangers)):
         if not len(seen.logits):
             raise SvpkitError(f"unknown: no {name} particle to choose thresholds by")
-    none = _distortion(val, strangers, share, len(classes))
+    none = float(np.nanmean(_distortions(val, strangers, share, len(classes))))
     best = Detector(tuple(classes), "energy", np.full(len(classes), np.inf))
     least, found = none, {}
     for name in SCORES if train.features is not None else SCORES[:1]:
         there = train.logits if train.features is None else train.features
         fitted = strangeness.fit(name, there, train.logits, train.labels)
         tried = Detector(tuple(classes), name, best.thresholds, fitted)
-        limit, found[name] = _best_level(tried, val, strangers, share, at_most)
+        limit, found[name] = _best_levels(tried, val, strangers, share, at_most)
         if found[name]["distortion"] < least - 1e-9:
             best, least = replace(tried, thresholds=limit), found[name]["distortion"]
     right = _count(val.labels[val.names == val.labels], len(classes))
@@ -153,17 +155,17 @@ def choose(
 
 
 def thresholds_at(
-    level: float, scores: np.ndarray, labels: np.ndarray, named: np.ndarray, k: int
+    level: float | np.ndarray, scores: np.ndarray, labels: np.ndarray, named: np.ndarray, k: int
 ) -> np.ndarray:
     """Return thresholds (k,) that flag at most a share `level` of what is named rightly, a class.
 
-    scores (N,), labels and named int (N,); see `choose`.
+    `level` is one for all or (k,); scores (N,), labels and named int (N,); see `choose`.
     """
-    limit = np.full(k, -np.inf)
+    limit, levels = np.full(k, -np.inf), np.broadcast_to(level, k)
     right = [np.sort(scores[(labels == c) & (named == c)])[::-1] for c in range(k)]
     for c, own in enumerate(right):
         if len(own) >= FEW:
-            limit[c] = own[max(0, int(level * (len(own) + 1) + 1e-9) - 1)]
+            limit[c] = own[max(0, int(levels[c] * (len(own) + 1) + 1e-9) - 1)]
     known = limit[np.isfinite(limit)]
     highest = known.max() if len(known) else scores.max()
     for c, own in enumerate(right):
@@ -172,42 +174,49 @@ def thresholds_at(
     return limit
 
 
-def _best_level(
+def _best_levels(
     tried: Detector, val: Seen, strangers: Seen, share: float, at_most: float
 ) -> tuple[np.ndarray, dict[str, Any]]:
     k, labels = len(tried.classes), np.asarray(val.labels)
     own = tried.score(val.features, val.logits).astype(np.float64)
     odd = tried.score(strangers.features, strangers.logits).astype(np.float64)
-    rows = []
-    for level in sorted({q for q in LEVELS if q < at_most} | {at_most}):
+
+    def judge(level: float | np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[Any, Any]]:
         limit = thresholds_at(level, own, labels, val.names, k)
         kept = own <= _limit(limit, val.names), odd <= _limit(limit, strangers.names)
-        rows.append((_distortion(val, strangers, share, k, *kept), level, limit, kept))
-    distortion, level, limit, kept = min(rows, key=lambda row: (round(row[0], 9), row[1]))
-    right = labels == val.names
-    lost = _count(labels[right & ~kept[0]], k) / np.maximum(_count(labels, k), 1)
+        return _distortions(val, strangers, share, k, *kept), limit, kept
+
+    levels = np.array(sorted({q for q in LEVELS if q < at_most} | {at_most}))
+    each = np.nan_to_num(np.stack([judge(float(level))[0] for level in levels]))
+    # a class's distortion is of its own threshold alone; of equal ones argmin takes the lowest
+    level = levels[each.round(9).argmin(0)]
+    distortions, limit, kept = judge(level)
+    lost = _count(labels[(labels == val.names) & ~kept[0]], k) / np.maximum(_count(labels, k), 1)
     ranks = rankdata(np.concatenate([odd, own]))[: len(odd)].sum()
     auroc = (ranks - len(odd) * (len(odd) + 1) / 2) / (len(odd) * len(own))
-    found = {"distortion": distortion, "level": level, "caught": float((~kept[1]).mean())}
-    found |= {"auroc": float(auroc), "lost": dict(zip(tried.classes, lost.tolist(), strict=True))}
-    return limit, found
+    found = {"distortion": float(np.nanmean(distortions)), "caught": float((~kept[1]).mean())}
+    by_class = {"level": level, "lost": lost}
+    found |= {n: dict(zip(tried.classes, v.tolist(), strict=True)) for n, v in by_class.items()}
+    return limit, {**found, "auroc": float(auroc)}
 
 
-def _distortion(
+def _distortions(
     val: Seen,
     strangers: Seen,
     share: float,
     k: int,
     kept: np.ndarray | None = None,
     odd_kept: np.ndarray | None = None,
-) -> float:
+) -> np.ndarray:
+    # of each class (k,), NaN for one without validation particles
     true = _count(np.asarray(val.labels), k)
-    weight = share / (1 - share) * len(val.logits) / len(strangers.logits)
+    there = true > 0
     right = val.names == val.labels
     gone = np.zeros(k) if kept is None else _count(val.names[right & ~kept], k)
     odd = strangers.names if odd_kept is None else strangers.names[odd_kept]
-    there = true > 0
-    return float(((gone + weight * _count(odd, k))[there] / true[there]).mean())
+    passed = _count(odd, k) / np.maximum(_count(strangers.names, k), 1)
+    weight = share / (1 - share) * len(val.logits) / there.sum()
+    return np.where(there, (gone + weight * passed) / np.where(there, true, 1), np.nan)
 
 
 def _limit(thresholds: np.ndarray, named: np.ndarray) -> np.ndarray:

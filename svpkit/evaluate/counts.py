@@ -21,9 +21,11 @@ METHODS = ("auto", "cc", "pcc", "acc", "em")
 TRACE = 1e-3
 """Particles: a lower limit below this is zero."""
 
+CHANCE = "limits hold chance alone, not what is misnamed"
+
 CAVEATS = {
-    "cc": "counts of what is named, not corrected",
-    "pcc": "leans towards the mix of validation",
+    "cc": f"counts of what is named, not corrected; {CHANCE}",
+    "pcc": f"leans towards the mix of validation; {CHANCE}",
     "acc": "corrected for what validation shows to be misnamed",
     "em": "its interval is too narrow where probabilities are not calibrated within a size",
 }
@@ -92,7 +94,7 @@ def choose(reference: Reference, runs: Sequence[Run], method: str = "auto") -> t
         if not cause and strange:
             cause = strange[0].reason or DIFFERS
         if cause:
-            return "cc", f"cc: counts of what is named, not corrected: {cause}"
+            return "cc", f"cc: counts of what is named, not corrected: {cause}; {CHANCE}"
         return "acc", (
             "acc: corrected for what validation shows to be misnamed; assumes that the run differs "
             "from validation in its mix alone"

@@ -114,13 +114,14 @@ def _acc(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     shape = (len(counts), *reference.shrunk.shape[1:])
     drawn = _rng(seed, "validation", reference.stratum(b)).standard_gamma(
-        reference.shrunk[b], shape
+        reference.shrunk[b] * reference.worth[:, None], shape
     )
     drawn = drawn / drawn.sum(-1, keepdims=True)
     base = quantify.unmixed(counts, drawn)
     one = _rng(seed, "validation", "one more").standard_exponential((2, *base.shape))
     recall = np.append(np.diagonal(drawn, axis1=1, axis2=2), np.ones((len(base), 1)), 1)
-    each = np.append(np.maximum(base[:, :-1], 0) / reference.n, np.zeros((len(base), 1)), 1)
+    n = reference.n * reference.worth
+    each = np.append(np.maximum(base[:, :-1], 0) / n, np.zeros((len(base), 1)), 1)
     recall = np.maximum(recall, 1e-3)
     low = base - one[0] * _largest_other(each) / recall
     return low, base + one[1] * each, 1 / recall
@@ -143,8 +144,8 @@ def _em_draws(
 ) -> tuple[np.ndarray, np.ndarray]:
     n, k = len(counts), counts.shape[1] - 1
     own = _rng(seed, "validation", reference.stratum(b))
-    prior = reference.calibrated[reference.stratum(b)].again(own, n)
-    kept = own.standard_gamma(reference.shrunk[b], (n, k, k + 1))
+    prior = reference.calibrated[reference.stratum(b)].again(own, n, reference.worth)
+    kept = own.standard_gamma(reference.shrunk[b] * reference.worth[:, None], (n, k, k + 1))
     flagged = kept[..., -1] / kept.sum(-1)
     held = tally.weight[b] > 0
     weight = rng.standard_gamma(tally.weight[b, held], (n, held.sum()))

@@ -33,7 +33,9 @@ class Reference:
     """Validation particles: what the classifier says of particles whose class is known.
 
     labels int (M,), p (M, K) calibrated under the mix of these particles, named int (M,) in 0..K
-    with K for unknown, ecd_um (M,) with NaN for no size. Raises SvpkitError for what does not fit.
+    with K for unknown and by the rule by which the runs are named, ecd_um (M,) with NaN for no
+    size, groups (M,) of particles that may be alike: runs, vials, frames. Raises SvpkitError for
+    what does not fit.
     """
 
     labels: np.ndarray
@@ -41,10 +43,15 @@ class Reference:
     named: np.ndarray
     ecd_um: np.ndarray
     classes: tuple[str, ...]
+    groups: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         metrics.check(self.labels, self.p, self.classes)
         fits("validation", self.p, self.named, self.ecd_um)
+        if self.groups is not None and len(self.groups) != len(self.labels):
+            raise SvpkitError(
+                f"validation: {len(self.groups)} groups given for {len(self.labels)} particles"
+            )
 
     @cached_property
     def n(self) -> np.ndarray:
@@ -79,6 +86,22 @@ class Reference:
     def rates(self) -> np.ndarray:
         """P(name | class) in each stratum, (STRATA, K, K + 1), shrunk."""
         return quantify.rates(self.shrunk)
+
+    @cached_property
+    def worth(self) -> np.ndarray:
+        """How many independent particles one of each class is worth, (K,), up to 1.
+
+        1 / (1 + rho (m - 1)): rho is the correlation of names within a group, by analysis of
+        variance over all classes, and m the size of a particle's group, on average over particles
+        of the class (Donner & Klar 2000, chapter 1). 1 without groups, or with one: not to be told.
+        """
+        k = len(self.classes)
+        if self.groups is None:
+            return np.ones(k)
+        group = np.unique(self.groups, return_inverse=True)[1].reshape(-1)
+        cell = (self.labels * (group.max(initial=0) + 1) + group) * (k + 1) + self.named
+        n = k * (group.max(initial=0) + 1) * (k + 1)
+        return 1 / _design(np.bincount(cell, minlength=n).reshape(k, -1, k + 1).astype(float))
 
     @cached_property
     def calibrated(self) -> tuple[Calibration, ...]:
@@ -116,9 +139,12 @@ class Calibration:
         prior = quantify.settled_prior(p, share, weight)
         return cls(prior, share, labels, weight, quantify.tilted(p, share, prior))
 
-    def again(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """Draw n replicates of the prior (n, K): the Bayesian bootstrap within each class."""
-        drawn = rng.standard_gamma(self.weight, (n, self.weight.size))
+    def again(self, rng: np.random.Generator, n: int, worth: np.ndarray) -> np.ndarray:
+        """Draw n replicates of the prior (n, K): the Bayesian bootstrap within each class.
+
+        worth (K,) is how many independent particles one of each class is worth.
+        """
+        drawn = rng.standard_gamma(self.weight * worth[self.labels], (n, self.weight.size))
         mean = np.zeros((n, self.share.size))
         for c, share in enumerate(self.share):
             own = self.labels == c
@@ -181,6 +207,25 @@ def cells(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     key = (first * p.shape[1] + second) * (FAR + 1) + step
     found, cell = np.unique(key, return_inverse=True)
     return _by(cell, p, found.size) / np.bincount(cell)[:, None], cell
+
+
+def _design(table: np.ndarray) -> np.ndarray:
+    # how many times larger the variance of shares is than that of independent particles, (K,), of
+    # particles counted by class, group and name (K, G, names): 1 or more
+    n = table.sum(2)
+    total, squares = n.sum(1), (n**2).sum(1)
+    mean = metrics.ratio(squares, total, 1.0)
+    share = metrics.ratio(table.sum(1), total[:, None], 0.0)[:, None]
+    each = metrics.ratio(table, n[..., None], 0.0)
+    free = np.maximum(np.count_nonzero(n, axis=1) - 1, 0).sum()
+    rest = total.sum() - np.count_nonzero(n)
+    if not free or not rest:
+        return np.ones(len(table))
+    between = (n[..., None] * (each - share) ** 2).sum() / free
+    within = (n[..., None] * each * (1 - each)).sum() / rest
+    both = between + ((total - mean).sum() / free - 1) * within
+    rho = max(0.0, (between - within) / both) if both > 0 else 0.0
+    return 1 + rho * np.maximum(mean - 1, 0)
 
 
 def _by(where: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from svpkit.report import counts_figures, counts_words, html
+from svpkit.report import counts_figures, counts_methods, counts_words, html
 from svpkit.report.advice import SIMULATED
 from svpkit.report.counts_cells import EMPTY, Cell, Key, bins, cells, clean, shown, sized
 
@@ -110,8 +110,8 @@ def render(found: Counted) -> str:
         inputs={str(each["run"]): each for each in found.inputs},
         notices=counts_words.notices(found),
         shifts=counts_words.shifts(found),
-        methods=counts_words.methods(found),
-        interval_holds=counts_words.INTERVAL,
+        methods=counts_methods.methods(found),
+        interval_holds=counts_methods.intervals(found),
         sizes=counts_figures.size_panels(found, mark),
         legend=counts_figures.legend(found),
         gallery=counts_figures.gallery(found.pictures, found.classes),

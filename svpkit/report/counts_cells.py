@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,26 @@ def clean(name: Any) -> str:
         "".join(c if c.isprintable() or c == "\u00a0" else "\ufffd" for c in str(name))
         or "(no name)"
     )
+
+
+def clean_line(text: str) -> str:
+    """Write a sentence in one line, without what cannot be printed."""
+    return clean(" ".join(text.split()))
+
+
+def whom(names: Sequence[Any], most: int = 4) -> str:
+    """List runs, and how many more there are: "a, b, c, d and 12 more"."""
+    told = [clean(name) for name in names[:most]]
+    if len(names) > most:
+        return f"{', '.join(told)} and {len(names) - most} more"
+    return " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
+
+
+def parts(note: Any) -> list[str]:
+    """Return the parts of a note that a page has to tell."""
+    # what the table shows itself is left out, and by the caller what holds for every row: the why
+    parts = clean_line(note).split("; ") if isinstance(note, str) and note.strip() else []
+    return [part for part in parts if not part.startswith(("none named:", "volume unknown:"))]
 
 
 def shown(name: Any) -> str:

@@ -1,4 +1,4 @@
-"""What the page of counts says in words: warnings, shift, method, and what an interval holds."""
+"""What the page of counts says in words: warnings, shift and notes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from svpkit.report.counts_cells import clean, shown, sized, unsized, upper
+from svpkit.report.counts_cells import clean, clean_line, parts, shown, sized, unsized, upper, whom
+from svpkit.report.counts_methods import PLAIN, mixed, uncorrected, used
 from svpkit.report.numbers import percent, value
 
 if TYPE_CHECKING:
@@ -16,26 +17,6 @@ MUCH = 0.05
 """Share of a run's particles from which "unknown" or "rejected" is warned of."""
 ZERO = -math.log(0.025)
 """Upper end of the exact two-sided 95 % Poisson interval of a count of 0."""
-METHODS = {
-    "cc": "classify and count: particles bearing each name, as they are",
-    "pcc": "probabilistic count: the sum of calibrated probabilities",
-    "acc": "adjusted count: what is named, corrected by the confusion seen in validation",
-    "em": "expectation and maximisation (Saerens) on calibrated probabilities",
-}
-INTERVAL = (
-    (
-        "holds",
-        "how few particles were seen (Poisson, exact at zero), and how well the validation set "
-        "knows the mistakes of the classifier: validation confusion and the particles of the run "
-        "are drawn anew together",
-    ),
-    (
-        "does not hold",
-        "errors of the analysed volume or the dilution, of sampling and handling, of sizing, of "
-        "the labels of the validation set, the spread between containers, nor particles unlike "
-        "all that the model was shown",
-    ),
-)
 
 
 def notices(found: "Counted") -> list[tuple[str, str]]:
@@ -53,14 +34,11 @@ def notices(found: "Counted") -> list[tuple[str, str]]:
         ("warn", _many(found, "unknown", "look like no class of the model (unknown)")),
         ("warn", _many(found, "rejected", "were too uncertain to be named (rejected)")),
         ("warn", _unread(found)),
+        ("warn", uncorrected(found)),
+        ("note", mixed(found)),
         ("note", _zero(found)),
     ]
     return [(kind, text) for kind, text in said if text]
-
-
-def clean_line(text: str) -> str:
-    """Write a sentence in one line, without what cannot be printed."""
-    return clean(" ".join(text.split()))
 
 
 def flags(found: "Counted", run: str) -> list[tuple[str, str]]:
@@ -109,23 +87,11 @@ def shifts(found: "Counted") -> list[str]:
     return said
 
 
-def methods(found: "Counted") -> list[tuple[str, str, list[str]]]:
-    """Return how runs were counted: (method in words, why, the runs of which this holds)."""
-    made: dict[tuple[str, str], list[str]] = {}
-    for each in found.inputs:
-        key = str(each.get("method") or "not stated"), str(each.get("why") or "")
-        made.setdefault(key, []).append(str(each["run"]))
-    return [
-        (METHODS.get(name.lower(), clean(name)), clean_line(why), own)
-        for (name, why), own in made.items()
-    ]
-
-
 def notes(counts: pd.DataFrame) -> list[str]:
     """Return the notes on the counts of a run, each with the classes and sizes that it is about."""
     made: dict[str, dict[str, list[str]]] = {}
     for row in counts.to_dict(orient="records"):
-        for note in _parts(row.get("note")):
+        for note in parts(row.get("note")):
             own = made.setdefault(note, {}).setdefault(shown(row["class"]), [])
             own.append(sized(row["bin"]).removesuffix(" µm"))
     n, bins = len(counts), len(set(counts["bin"]))
@@ -134,20 +100,6 @@ def notes(counts: pd.DataFrame) -> list[str]:
         for note, own in made.items()
         if sum(map(len, own.values())) < n
     ]
-
-
-def _parts(note: Any) -> list[str]:
-    # what the table shows itself is left out, and by the caller what holds for every row: the why
-    parts = clean_line(note).split("; ") if isinstance(note, str) and note.strip() else []
-    return [part for part in parts if not part.startswith(("none named:", "volume unknown:"))]
-
-
-def whom(names: Sequence[Any], most: int = 4) -> str:
-    """List runs, and how many more there are: "a, b, c, d and 12 more"."""
-    told = [clean(name) for name in names[:most]]
-    if len(names) > most:
-        return f"{', '.join(told)} and {len(names) - most} more"
-    return " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
 
 
 def _sizes(sizes: Sequence[str], bins: int) -> str:
@@ -250,4 +202,5 @@ def _zero(found: "Counted") -> str:
         return ""
     low, high = (upper(end) for end in (min(limits), max(limits)))
     fewer = f"{low} per mL" if low == high else f"{low} to {high} per mL, as the tables give it"
-    return f"A count of 0 means fewer than {fewer}, not none."
+    named = " so named" * all(method in PLAIN for method in used(found).values())
+    return f"A count of 0 means fewer than {fewer}{named}, not none."

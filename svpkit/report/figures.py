@@ -167,6 +167,24 @@ def precision_recall(
     return Panel(uri, f"Precision against recall for {plain(name)}. AUPRC: {areas}.", plain(name))
 
 
+def reliability(rows: Sequence[Mapping[str, Any]], name: str, mark: str = "") -> Panel:
+    """Draw how often the top class was right against how likely it was said to be.
+
+    rows {"p", "share", "low", "high", "n"}, a bin of particles each; the dotted line is perfect.
+    """
+    p, share, low, high = (
+        np.array([row[key] for row in rows], float) for key in ("p", "share", "low", "high")
+    )
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _panel("stated probability", "share that was right", mark)
+        axes.plot((0, 1), (0, 1), color=INKS["soft"][0], lw=1, ls=":")
+        ends = np.stack([np.maximum(share - low, 0), np.maximum(high - share, 0)])
+        axes.errorbar(p, share, ends, fmt="o", ms=3, lw=1, color=ARMS[0][0])
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+        uri = svg(figure)
+    return Panel(uri, f"Reliability on {name}, {len(rows)} bins of particles.", f"on {name}")
+
+
 def curves(
     histories: Mapping[str, Sequence[Mapping[str, Any]]], key: str, label: str, mark: str = ""
 ) -> Panel | None:

@@ -23,10 +23,17 @@ SECTIONS = {
     "classes": "Class by class",
     "prevalence": "At the stated prevalence",
     "sizes": "By particle size",
+    "calibration": "Calibration",
     "training": "Training",
     "errors": "Worst errors",
     "cost": "Cost",
     "provenance": "Provenance",
+}
+CALIBRATION = {
+    "ece": "ECE, top class (15 bins of equal width)",
+    "ece_mass": "ECE, top class (15 bins of equally many)",
+    "ece_class": "ECE, mean over classes",
+    "brier": "Brier score (0 to 2)",
 }
 METRICS = {
     "macro_auprc": "Macro AUPRC (average precision)",
@@ -59,6 +66,8 @@ class Story:
     {"image": uint8 (C, H, W), "label", "predicted", "probability", "id", "ecd_um"}; `stages`
     {"stage", "label", "seconds", "cached", "key"}. `origins` are those of the test particles: with
     "simulated" among them, or a reader of that name, the report says so beside every figure.
+    `calibration` is what reference.json says: {"calibrator", "calibration": {"val" | "test":
+    {"before", "calibrated": {measure: interval}, "reliability"}}}, empty where nothing is deployed.
     """
 
     recipe: Mapping[str, Any]
@@ -75,6 +84,7 @@ class Story:
     errors: Sequence[Mapping[str, Any]] = ()
     stages: Sequence[Mapping[str, Any]] = ()
     origins: tuple[str, ...] = ()
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_report(path: Path | str, story: Story) -> Path:
@@ -99,6 +109,7 @@ def render(story: Story) -> str:
             mark=mark,
             sections=SECTIONS,
             metrics=METRICS,
+            calibrated=CALIBRATION,
             arm_names=arms,
             own=story.arms[arms[0]] if arms else {},
             title=str(story.recipe.get("name") or "run"),
@@ -158,6 +169,10 @@ def _panels(story: Story, mark: str) -> dict[str, list[figures.Panel]]:
         "recall_panels": [panel for panel in drawn if panel],
         "classifier_panels": _training(story.arms, mark),
         "generator_panels": _training(story.generators, mark),
+        "calibration_panels": [
+            figures.reliability(each["reliability"], name, mark)
+            for name, each in story.calibration.get("calibration", {}).items()
+        ],
     }
 
 
