@@ -345,3 +345,54 @@ def test_default_intervals_hold_the_truth(coverage):
         # 60 truths in 3 kinds of bin: 3 standard errors below 95 %
         assert min(held) > 0.95 - 3 * np.sqrt(0.95 * 0.05 / 60)
         assert np.mean(held) > 0.93
+
+
+def in_clusters(rng, size, m=10):
+    """Validation particles of three classes in clusters of m that bear one name, and as groups."""
+    rates = np.array([[0.95, 0.03, 0.02, 0], [0.05, 0.93, 0.02, 0], [0.03, 0.02, 0.95, 0]])
+    named = [np.repeat(rng.choice(4, size // m, p=each), m) for each in rates]
+    groups = np.arange(3 * size) // m
+    labels, named = np.repeat(np.arange(3), size), np.concatenate(named)
+    p = np.full((labels.size, K), 0.01)
+    p[np.arange(labels.size), np.minimum(named, K - 1)] = 0.98
+    return labels, p, named, np.full(labels.size, 6.0), groups, rates
+
+
+def test_particles_of_a_group_are_worth_fewer():
+    rng = np.random.Generator(np.random.Philox(4))
+    *alike, groups, _ = in_clusters(rng, 600)
+    assert Reference(*alike, CLASSES).worth == pytest.approx(1)
+    # all of a cluster bear one name: a cluster is worth one particle
+    found = Reference(*alike, CLASSES, groups=groups)
+    assert found.worth == pytest.approx(1 / 10)
+    np.testing.assert_array_equal(found.rates, Reference(*alike, CLASSES).rates)
+    # groups dealt by chance tell nothing, one group or as many as particles cannot
+    dealt = [Reference(*alike, CLASSES, groups=rng.permutation(groups)).worth for _ in range(20)]
+    assert np.mean(dealt) > 0.95
+    for one in (np.zeros(1800), np.arange(1800)):
+        assert Reference(*alike, CLASSES, groups=one).worth == pytest.approx(1)
+    with pytest.raises(SvpkitError, match="5 groups given for 1800 particles"):
+        Reference(*alike, CLASSES, groups=np.zeros(5))
+
+
+def test_intervals_hold_the_truth_where_validation_comes_in_clusters():
+    rng, share, held = np.random.Generator(np.random.Philox(5)), np.array([0.9, 0.06, 0.04]), []
+    for i in range(60):
+        *alike, groups, rates = in_clusters(rng, 300)
+        given = run(rng.poisson(3000 * share @ rates))
+        for known in (None, groups):
+            known = Reference(*alike, CLASSES, groups=known)
+            table = count_table(known, [given], method="acc", replicates=200, seed=i)
+            found = table.query("bin == 'all'").iloc[:K]
+            truth = 3000 * share
+            held.append(((found["count_low"] <= truth) & (truth <= found["count_high"])).mean())
+    # 180 intervals, three of a truth not independent
+    assert np.mean(held[1::2]) > 0.9 and np.mean(held[::2]) < 0.75
+
+
+def test_plain_counts_say_that_their_limits_leave_out_misnaming():
+    strange = run([90, 5, 5, 0], admissible=False, reason="darker")
+    for method in ("auto", "cc", "pcc"):
+        table = count_table(USUAL, [strange], method=method)
+        assert table["note"].str.contains("chance alone, not what is misnamed").all()
+    assert not count_table(USUAL, [run([90, 5, 5, 0])])["note"].str.contains("chance alone").any()

@@ -294,6 +294,59 @@ def test_method_interval_and_calibration_are_told():
     assert "No shift shown" in section(text, "diagnostics")
 
 
+def counted_by(*methods, **more):
+    """Counts of as many runs, each by its method."""
+    names = [f"run-{i}" for i in range(1, 1 + len(methods))]
+    inputs = [{"run": name, "method": how} for name, how in zip(names, methods, strict=True)]
+    made = counted(*inputs, **more)
+    made.counts["method"] = made.counts["run"].map(dict(zip(names, methods, strict=True)))
+    return made
+
+
+def test_an_interval_of_plain_counts_does_not_pass_for_more_than_chance():
+    corrected, plain = counted_by("acc"), counted_by("cc")
+    assert "validation confusion" in section(corrected, "method")
+    assert "validation confusion" not in section(plain, "method")
+    assert "(Poisson, exact at zero) and nothing else" in section(plain, "method")
+    said = "Not corrected for misnaming: the intervals hold chance alone"
+    assert said in header(plain) and said in terminal(plain)
+    assert "fewer than 7.4 per mL so named, not none" in header(plain)
+    assert "chance alone" not in header(corrected) and "so named" not in header(corrected)
+    for made in (corrected, plain):
+        assert "chose the checkpoint" in section(made, "method")
+
+
+def test_runs_counted_by_several_methods_say_so():
+    made = counted_by("acc", "cc")
+    assert "Not corrected for misnaming (run-2):" in header(made)
+    assert "what differs may be the method" in header(made)
+    both = section(made, "method")
+    assert "of corrected counts holds" in both and "of counts as named holds" in both
+    assert "what differs may be" not in header(counted_by("acc", "acc"))
+
+
+def test_how_pooled_runs_were_counted_is_told_too():
+    made = counted_by("acc", "acc")
+    pooled = made.counts[made.counts["run"] == "run-1"]
+    pooled = pooled.assign(run="both vials", method="cc", note="cc: as named: run-2 is darker")
+    said = render(replace(made, counts=pd.concat([made.counts, pooled])))
+    assert "cc: as named: run-2 is darker" in section(said, "method")
+    assert "of pooled runs is wider" in section(said, "method")
+    assert "Not corrected for misnaming (both vials)" in header(said)
+    assert "pooled" not in section(made, "method")
+
+
+def test_what_calibration_was_measured_on_is_told():
+    figure = {"value": 0.012, "low": 0.008, "high": 0.019}
+    made = counted({}, calibration={"kind": "vector", "on": "test set", "ece": figure})
+    assert "Measured on the test set, in its mix" in section(made, "calibration")
+
+
+def test_a_blank_is_told_in_the_sum():
+    assert "less what the blank holds" in section(counted({}, {"blank": True}), "method")
+    assert "blank" not in section(counted({}), "method")
+
+
 def test_the_page_is_whole_asks_for_nothing_and_promises_nothing(tmp_path):
     made = counted({}, {"run": "run-2"}, drawn=True)
     text = write_page(tmp_path / "report.html", made).read_text()

@@ -203,3 +203,17 @@ def test_it_is_registered_and_imports(tmp_path):
     assert found.classes == ("detritus<not-living", "copepod")
     with pytest.raises(SvpkitError, match="data.options.status"):
         registry.use("reader", "ecotaxa", {"status": ["valid"]}, "data.reader")
+
+
+def test_tables_of_one_name_in_two_folders_lose_nothing_in_silence(tmp_path):
+    names = [n for n in NAMES if n != "sample_id"]
+    for i, folder in enumerate("ab"):
+        rows = [line(2 * i, object_id="x"), line(2 * i + 1, object_id=f"y{i}")]
+        archive(tmp_path / folder, rows, names=names, file="ecotaxa_export.tsv")
+        with (tmp_path / folder / "ecotaxa_export.tsv").open("a") as file:
+            file.write("short\tline\n")
+    found = read(tmp_path)
+    ids = [row["id"] for _, row in found]
+    assert len(ids) == len(set(ids)) == 6
+    why = [image for image, _ in found if isinstance(image, str)]
+    assert "object 'x' of 'export' is in another table too" in why and len(why) == 3

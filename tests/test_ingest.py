@@ -1,4 +1,5 @@
 import csv
+import os
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from svpkit.particles.fitting import Fit, fit_image
 from svpkit.particles.ingest import import_set, ingest
 from svpkit.particles.particleset import RAW_ID, read_raw
 from svpkit.plugins import Plugin, Use
+from svpkit.readers.labels import read_labels
 
 
 class Given:
@@ -250,3 +252,49 @@ def test_the_exports_own_columns_lie_beside_the_table(tmp_path):
     raw = read_raw(tmp_path / "set")
     assert list(raw) == [RAW_ID, "id", "Area (ABD)"]
     assert raw["Area (ABD)"].tolist() == [0, 0.5, 1, 1.5, 2] and raw[RAW_ID][3] == "r/3"
+
+
+def test_a_label_of_a_bare_id_is_never_that_of_two_runs(tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text("particle_id,label\n1,oil\n2,glass\n")
+    runs = [(grey(i), {"id": f"{r}/{n}", "particle_id": n, "run": r}) for i, (r, n) in
+            enumerate([("a", "1"), ("a", "2"), ("b", "1")])]  # fmt: skip
+    with pytest.raises(SvpkitError, match="particle_id '1' is of run 'a' and of run 'b'"):
+        import_set(tmp_path / "set", use(runs), None, labels=read_labels(table))
+    table.write_text("run,particle_id,label\na,1,oil\na,2,glass\nb,1,glass\n")
+    found = import_set(tmp_path / "set", use(runs), None, labels=read_labels(table))
+    assert list(found.table["label"]) == ["oil", "glass", "glass"]
+
+
+def test_a_failed_import_leaves_nothing_behind(tmp_path):
+    twice = [*items(3, id="x")]
+    (tmp_path / "there").mkdir()
+    for name in ("new", "there"):
+        with pytest.raises(SvpkitError, match="name each once"):
+            import_set(tmp_path / name, use(twice), None)
+        assert len(import_set(tmp_path / name, use(items(3)), None)) == 3
+
+
+def test_names_that_are_no_text_are_spelt_out(tmp_path):
+    odd = os.fsdecode(b"caf\xff")
+    given = [(grey(0), {"id": odd, "label": "a", "group": odd}), (odd, {"id": f"{odd}2"})]
+    found = import_set(tmp_path / "set", use([*given, *items(2)]), None)
+    assert found.table["id"][0] == found.table["group"][0] == r"caf\udcff"
+    assert r"caf\udcff2" in (tmp_path / "set" / "quarantine.csv").read_text()
+
+
+def test_numbers_that_are_none_are_set_aside_and_sizes_that_are_none_unknown(tmp_path):
+    given = items(4, ecd_um=3.0, volume_ml=0.1)
+    given += [(grey(9), {"label": "a", "volume_ml": "0.1 mL"})]
+    sizes = (-4, 0, np.inf, "n/a", None, "", "7.5")
+    given += [(grey(10 + i), {"label": "a", "ecd_um": e}) for i, e in enumerate(sizes)]
+    found = import_set(tmp_path / "set", use(given), None)
+    assert "volume_ml is '0.1 mL'" in (tmp_path / "set" / "quarantine.csv").read_text()
+    np.testing.assert_array_equal(found.table["ecd_um"], [3.0] * 4 + [np.nan] * 6 + [7.5])
+
+
+def test_an_export_that_has_our_own_column_keeps_it(tmp_path):
+    given = [(grey(0), {"id": "x", "raw": {RAW_ID: "theirs"}})]
+    import_set(tmp_path / "set", use(given), None)
+    raw = read_raw(tmp_path / "set")
+    assert raw.iloc[0].to_dict() == {RAW_ID: "x", f"raw.{RAW_ID}": "theirs"}

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -117,3 +118,32 @@ def test_from_folder_reads_into_memory(tmp_path):
     particles = ParticleSet.from_folder(tmp_path, size=8, channels=3, classes=["oil", "air"])
     assert particles.shape == (3, 8, 8) and particles.counts == {"oil": 2, "air": 2}
     assert list(particles.table["id"]) == ["oil/0.png", "oil/1.png", "air/0.png", "air/1.png"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"images": "../x.npy"},
+        {"images": "/etc/passwd"},
+        {"table": "../set/part-00000.parquet"},
+        {"images": "part-00000.parquet"},
+        {"images": "none.npy"},
+        {"images": 3},
+    ],
+)
+def test_a_manifest_names_only_whole_files_beside_it(tmp_path, change):
+    some()[1].save(tmp_path / "set")
+    shutil.copy(tmp_path / "set" / "part-00000.npy", tmp_path / "x.npy")
+    path = tmp_path / "set" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["parts"][0] |= change
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(SvpkitError, match="particle set that cannot be read"):
+        ParticleSet.open(tmp_path / "set")
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"format": 1}', '{"format": 1, "parts": 3}'])
+def test_a_manifest_of_another_form_is_refused(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(SvpkitError, match="particle set"):
+        ParticleSet.open(tmp_path)

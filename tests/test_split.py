@@ -433,3 +433,17 @@ def test_a_further_set_may_not_hold_what_is_tested_on(tmp_path):
     data = particles((90, 40))
     with pytest.raises(SvpkitError, match="the same picture stands in train and"):
         made(tmp_path, data, also=[data.take(np.arange(130))], test=0.2)
+
+
+def test_further_sets_of_the_groups_that_judge_are_told(tmp_path):
+    data = particles((90, 40), group=groups(9)(130))
+    again = ParticleSet.from_arrays(
+        255 - data.images()[:60],
+        list(data.table["label"].astype(str))[:60],
+        data.classes,
+        id=list(data.table["id"])[:60],
+        group=list(data.table["group"].astype(str))[:60],
+    )
+    notes = made(tmp_path, data, also=[again], test=0.2).record["notes"]
+    for what in ("groups stand in data.also and in val", "ids stand in data.also and in test"):
+        assert any(what in note for note in notes)

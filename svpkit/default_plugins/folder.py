@@ -82,7 +82,11 @@ class FolderReader:
 def _rows_of_folders(
     root: Path, pattern: str, classes: list[str] | None
 ) -> Iterator[dict[str, Any]]:
-    files = [f.relative_to(root) for f in root.glob(pattern) if f.suffix.lower() in SUFFIXES]
+    try:
+        found = [f for f in root.glob(pattern) if f.suffix.lower() in SUFFIXES]
+    except (ValueError, NotImplementedError) as error:
+        raise SvpkitError(f"{root}: options.pattern: {error}") from None
+    files = [f.relative_to(root) for f in found]
     files = [f for f in files if not any(part.startswith(".") for part in f.parts)]
     known = sorted({f.parts[0] for f in files if len(f.parts) > 1})
     for name in classes or ():

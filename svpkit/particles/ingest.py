@@ -1,6 +1,7 @@
 """What a reader yields made into a particle set: fitted to one size, numbered, bad ones aside."""
 
 import csv
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 BLOCK = 4096
 _BLOCK_BYTES = 32 * 2**20
 QUARANTINE = "quarantine.csv"
+# What counts are made of: other than numbers, or none, is no particle that can be counted.
+_NUMBERS = ("um_per_px", "volume_ml", "dilution")
 
 
 @stage(revision=1)
@@ -80,8 +83,21 @@ def import_set(
         raise SvpkitError(f"{out}: already there; name a new folder, sets are never changed")
     place = None if path is None else str(path)
     params = {"reader": reader, "path": place, "size": size, "channels": channels}
-    ingest(out, params | {"classes": classes, "labels": labels} | normal)
+    made = not out.exists()
+    try:
+        ingest(out, params | {"classes": classes, "labels": labels} | normal)
+    except BaseException:
+        _emptied(out, made)
+        raise
     return ParticleSet.open(out)
+
+
+def _emptied(out: Path, made: bool) -> None:
+    # half a set would stand in the way of the next try
+    for file in out.glob("*") if out.is_dir() else ():
+        file.unlink()
+    if made and out.is_dir():
+        out.rmdir()
 
 
 def from_folder(path: Path, *, size: int, channels: int, **options: Any) -> ParticleSet:
@@ -142,13 +158,15 @@ class Intake:
 
     def _fitted(self, items: Iterable[Any]) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
         for position, (image, given) in enumerate(items):
-            row = {"label": "", "note": "", **given}
+            row = {k: _text(v) for k, v in {"label": "", "note": "", **given}.items()}
             row["id"] = self._named(row, position)
             row |= {f"{RAW}{name}": value for name, value in row.pop("raw", {}).items()}
             try:
                 if isinstance(image, (str, Exception)):
-                    raise SvpkitError(str(image) or type(image).__name__)
-                scale = _number(row.get("um_per_px"))
+                    raise SvpkitError(_text(str(image)) or type(image).__name__)
+                row |= {name: _number(row[name], name) for name in _NUMBERS if name in row}
+                row["ecd_um"] = _size(row.get("ecd_um"))
+                scale = row.get("um_per_px", math.nan)
                 fitted, factor = self.fit(image, scale)
                 row["um_per_px"] = scale * factor
             except SvpkitError as error:
@@ -188,11 +206,27 @@ class Intake:
         row["note"] = "; ".join(notes)
 
 
-def _number(value: Any) -> float:
+def _number(value: Any, name: str) -> float:
     try:
-        return float("nan") if value is None else float(value)
+        return math.nan if value is None or value == "" else float(value)
     except (TypeError, ValueError):
-        raise SvpkitError(f"um_per_px is {value!r}; a number is wanted") from None
+        raise SvpkitError(f"{name} is {value!r}; a number is wanted") from None
+
+
+def _size(value: Any) -> float:
+    # what is no size is measured on the pixels, where one is needed
+    try:
+        size = _number(value, "ecd_um")
+    except SvpkitError:
+        return math.nan
+    return size if 0 < size < math.inf else math.nan
+
+
+def _text(value: Any) -> Any:
+    # a file's name may hold bytes that are no text, which no table takes
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 def _write_quarantine(path: Path, bad: Sequence[Mapping[str, str]]) -> None:

@@ -49,10 +49,16 @@ class ParticleSet:
         """Open a set on disk; raises SvpkitError where the folder holds none."""
         folder = Path(folder)
         manifest = read_manifest(folder)
-        parts = tuple(np.load(folder / p["images"], mmap_mode="r") for p in manifest["parts"])
-        tables = [pd.read_parquet(folder / p["table"]) for p in manifest["parts"]]
-        table = categorise(pd.concat(tables, ignore_index=True))
-        return cls(parts, table, tuple(manifest["classes"]), np.arange(len(table)))
+        try:
+            parts = tuple(_images(folder, each, manifest["shape"]) for each in manifest["parts"])
+            tables = [pd.read_parquet(_inside(folder, p["table"])) for p in manifest["parts"]]
+            table = categorise(pd.concat(tables, ignore_index=True))
+            if len(table) != sum(len(part) for part in parts):
+                raise ValueError("not as many images as rows")
+            return cls(parts, table, tuple(manifest["classes"]), np.arange(len(table)))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            said = " ".join(str(error).split())
+            raise SvpkitError(f"{folder}: particle set that cannot be read ({said})") from None
 
     @classmethod
     def from_arrays(
@@ -165,12 +171,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / "manifest.json").read_text())
     except (OSError, ValueError) as error:
         raise SvpkitError(f"{folder}: no particle set here ({error})") from None
-    if manifest.get("format") != FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        manifest = manifest if isinstance(manifest, dict) else {}
         raise SvpkitError(
             f"{folder}: particle set of format {manifest.get('format')}, "
             f"this version reads {FORMAT}"
         )
     return manifest
+
+
+def _inside(folder: Path, name: str) -> Path:
+    # a manifest may come from anywhere: its files lie beside it
+    if Path(name).name != name:
+        raise ValueError(f"'{name}' is no file's name")
+    return folder / name
+
+
+def _images(folder: Path, part: dict[str, Any], shape: Sequence[int]) -> np.ndarray:
+    found = np.load(_inside(folder, part["images"]), mmap_mode="r", allow_pickle=False)
+    if found.dtype != np.uint8 or found.shape[1:] != tuple(shape):
+        raise ValueError(f"{part['images']}: {found.dtype} of {found.shape}")
+    return found
 
 
 def read_raw(folder: Path) -> pd.DataFrame | None:
@@ -181,7 +202,7 @@ def read_raw(folder: Path) -> pd.DataFrame | None:
     names = [part["raw"] for part in read_manifest(folder)["parts"] if "raw" in part]
     if not names:
         return None
-    return pd.concat([pd.read_parquet(folder / name) for name in names], ignore_index=True)
+    return pd.concat([pd.read_parquet(_inside(folder, name)) for name in names], ignore_index=True)
 
 
 def complete(table: pd.DataFrame) -> pd.DataFrame:

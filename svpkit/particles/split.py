@@ -54,7 +54,9 @@ def split(out: Path, params: Mapping[str, Any], data: Path, *others: Path) -> No
     }
     _refuse_missing(sets)
     if also:
-        sets["train"] = concat([sets["train"], *(_also(folder, particles) for folder in also)])
+        more = concat([_also(folder, particles) for folder in also])
+        parts.notes += _shared_with(more, sets, params.get("group"))
+        sets["train"] = concat([sets["train"], more])
     _refuse_copies(sets)
     if other is not None:
         parts.notes += _shared_groups(sets, params.get("group"))
@@ -181,6 +183,20 @@ def _shared_groups(sets: Mapping[str, ParticleSet], column: str | None) -> list[
         return []
     shown = ", ".join(f"'{g}'" for g in both[:5])
     return [f"{len(both)} groups stand in the data and in the test set too, such as {shown}"]
+
+
+def _shared_with(
+    also: ParticleSet, sets: Mapping[str, ParticleSet], column: str | None
+) -> list[str]:
+    # another picture of a particle that judges is no copy of it, and gives it away all the same
+    notes = []
+    for name in ("val", "test"):
+        for what, of in (("groups", column), ("ids", "id")):
+            here, there = (set(groups_of(each, of).tolist()) - {""} for each in (also, sets[name]))
+            if both := sorted(here & there):
+                shown = ", ".join(f"'{each}'" for each in both[:5])
+                notes.append(f"{len(both)} {what} stand in data.also and in {name} too: {shown}")
+    return notes
 
 
 def _refuse_copies(sets: Mapping[str, ParticleSet]) -> None:

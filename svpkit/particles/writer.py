@@ -84,6 +84,8 @@ class Writer:
             files["raw"] = f"{stem}.raw.parquet"
             own = pd.DataFrame(table[raw])
             own.columns = [str(name).removeprefix(RAW) for name in raw]
+            # a table that was ours before has the column already
+            own = own.rename(columns={RAW_ID: f"{RAW}{RAW_ID}"})
             own.insert(0, RAW_ID, table["id"])
             categorise(own).to_parquet(self.folder / files["raw"], index=False)
             table = pd.DataFrame(table.drop(columns=raw))

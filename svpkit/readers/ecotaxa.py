@@ -194,16 +194,22 @@ def _objects(
     below = file.parent.resolve()
     inside = "" if below == root else f"{below.relative_to(root).as_posix()}/"
     for line, record in _records(file, names):
+        lost = f"{inside}{file.stem} line {line}"
         if isinstance(record, str):
-            yield record, neutral(file.stem, f"line {line}")
+            yield record, neutral(file.stem, lost)
             continue
         run, particle = _key(file, record)
         label = _label(record, wanted)
         if wanted.classes and label not in wanted.classes:
             continue
         if not particle:
-            yield "the line has no object_id", neutral(run, f"{file.stem} line {line}")
-        elif best[f"{run}/{particle}"][1] == place << 32 | line:
+            yield "the line has no object_id", neutral(run, lost)
+            continue
+        first = best[f"{run}/{particle}"][1]
+        if first >> 32 != place and not record.get("sample_id"):
+            # tables of one name whose samples are not named: it may well be another object
+            yield f"object '{particle}' of '{run}' is in another table too", neutral(run, lost)
+        elif first == place << 32 | line:
             known = {**given, **_said(run, record, wanted), "label": label, "raw": record}
             name = record["img_file_name"]
             yield picture(root, inside + name if name else ""), neutral(run, particle, **known)

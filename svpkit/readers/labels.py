@@ -22,7 +22,7 @@ class Labels:
     def __init__(self, path: Path, labels: dict[Key, str], column: str, *, by_run: bool) -> None:
         self.path, self.column, self.by_run = path, column, by_run
         self._labels = labels
-        self._met: set[Key] = set()
+        self._met: dict[Key, str] = {}
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -31,14 +31,23 @@ class Labels:
         """Return the label of a particle by any of its names; "" where the table has none.
 
         The names are the particle's id, the GUID or file name of its image; `run` counts where the
-        table has a column of runs.
+        table has a column of runs. Raises SvpkitError where one row is met in two runs.
         """
         for name in names:
             key = (run if self.by_run else "", same(name))
             if name and key in self._labels:
-                self._met.add(key)
+                self._once(key, run)
                 return self._labels[key]
         return ""
+
+    def _once(self, key: Key, run: str) -> None:
+        # particles are numbered anew in each run: one row is no label of both
+        first = self._met.setdefault(key, run)
+        if first != run:
+            raise SvpkitError(
+                f"{self.path}: {self.column} '{key[1]}' is of run '{first}' and of run '{run}'; "
+                "say which in a column 'run'"
+            )
 
     def check(self, runs: Iterable[str]) -> None:
         """Raise SvpkitError for names in the table that the export, once read, did not have.

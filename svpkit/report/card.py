@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from svpkit.report.advice import own_arm, warned
-from svpkit.report.html import METRICS, Story
+from svpkit.report.html import CALIBRATION, METRICS, Story
 from svpkit.report.numbers import interval, listed, number, plain, signed
 from svpkit.report.words import fidelity_sentence, verdict
 
@@ -79,12 +79,25 @@ def _data(story: Story) -> str:
     head = ["class", *(names.get(s, s) for s in story.sets)]
     rows = [[c, *(f"{each.get(c, 0):,}" for each in story.sets.values())] for c in classes]
     reader = (story.recipe.get("data") or {}).get("reader", "not stated")
-    return f"Reader: {_text(reader)}. Particles by set:\n\n{_rows(head, rows)}"
+    return f"Reader: {_text(reader)}. {_images(story)} Particles by set:\n\n{_rows(head, rows)}"
+
+
+def _images(story: Story) -> str:
+    data = story.recipe.get("data") or {}
+    scale, divided = data.get("um_per_px"), data.get("background") == "divide"
+    parts = [
+        f"Images of {data.get('size', '?')} px",
+        "divided by their background" if divided else "with their background as it is",
+        f"all at {scale:g} um a pixel" if scale else "each at its own scale",
+    ]
+    return ", ".join(parts) + "; `svpkit predict` does the same to what it reads."
 
 
 def _performance(story: Story) -> str:
     metrics = own_arm(story.arms).get("metrics") or {}
     macro = [[label, interval(metrics.get(key))] for key, label in METRICS.items()]
+    found = (story.calibration.get("calibration") or {}).get("test", {}).get("calibrated", {})
+    macro += [[label, interval(found[key])] for key, label in CALIBRATION.items() if key in found]
     return (
         _rows(["metric", "value (95 % interval)"], macro)
         + "\n\n"
