@@ -8,10 +8,12 @@ proteins, 100 oil droplets and 100 air bubbles with none or 300 of one kind of s
 a stranger is in training, validation or the choice of thresholds. `--runs` and `--store` are where
 the runs go (a folder that is thrown away, by default).
 
-A row is a score at the level that was chosen for it: share of strangers flagged (`recall`),
-AUROC of strangers against all known particles, share of each class flagged (`lost`), particles
-named unknown, and named / true - 1 of each class without the detector (`before`) and with it
-(`after`). One score a run is the run's own (`chosen`); `level` is empty where it flags nothing.
+A row is a score at the levels that were chosen for it: share of strangers flagged (`recall`),
+AUROC of strangers against all known particles, and against those that bear the same name
+(`auroc_alike`, the mean over strangers: what a threshold a class is up against), particles named
+unknown, share of each class flagged (`lost`), and named / true - 1 of each class without the
+detector (`before`) and with it (`after`). One score a run is the run's own (`chosen`); `level` is
+empty where it flags nothing.
 """
 
 import argparse
@@ -39,7 +41,7 @@ KNOWN = {"protein": 10_000, "silicone_oil": 100, "air_bubble": 100}
 STRANGERS, MANY, SEEDS = ("none", "glass", "fibre", "rubber"), 300, (0, 1, 2)
 OVERRIDES = ('balance.strategies=["oversample", "augment"]', "baselines=[]")
 OVERRIDES += ("classifier.train.images=40000",)
-HEAD = ["seed", "stranger", "score", "chosen", "recall", "auroc", "unknown"]
+HEAD = ["seed", "stranger", "score", "chosen", "recall", "auroc", "auroc_alike", "unknown"]
 HEAD += [f"{what}_{c}" for what in ("level", "lost", "before", "after") for c in sorted(KNOWN)]
 
 
@@ -84,8 +86,17 @@ def error(names, labels, k):
     return np.bincount(names, minlength=k + 1)[:k] / np.bincount(labels[labels >= 0]) - 1
 
 
+def alike(scores, odd, names):
+    """Return the AUROC of strangers against what bears the same name, the mean over strangers."""
+    there = [names == c for c in np.unique(names[odd])]
+    each = [
+        (odd[at].sum(), roc_auc_score(odd[at], scores[at])) for at in there if not odd[at].all()
+    ]
+    return np.average([area for _, area in each], weights=[n for n, _ in each])
+
+
 def measure(detector, seen, strange):
-    """Return recall, AUROC, how many are named unknown, lost, and the errors before and after."""
+    """Return recall, two AUROCs, how many are named unknown, lost, errors before and after."""
     k = len(detector.classes)
     both = Seen(
         np.concatenate([seen.features, strange.features]),
@@ -94,10 +105,11 @@ def measure(detector, seen, strange):
     )
     flagged = detector.flags(both.features, both.logits)
     odd, named = both.labels < 0, np.where(flagged, k, both.names)
-    ranked = ["", ""]
+    ranked = [""] * 3
     if odd.any():
         scores = detector.score(both.features, both.logits)
-        ranked = [f"{x:.3f}" for x in (flagged[odd].mean(), roc_auc_score(odd, scores))]
+        areas = roc_auc_score(odd, scores), alike(scores, odd, both.names)
+        ranked = [f"{x:.3f}" for x in (flagged[odd].mean(), *areas)]
     lost = [flagged[both.labels == c].mean() for c in range(k)]
     errors = [*error(both.names, both.labels, k), *error(named, both.labels, k)]
     return [*ranked, int(flagged.sum()), *(f"{x:.3f}" for x in (*lost, *errors))]
@@ -119,10 +131,10 @@ def rows_of(seed, place, runs, store, registry):
             drawn = export(place / f"{name}-{seed}", {name: MANY}, 100 + seed, registry)
             strange = look(model, drawn, classes)
         for detector, found, chosen in tried:
-            recall, auroc, unknown, *rest = measure(detector, seen, strange)
+            said = measure(detector, seen, strange)
             used = np.isfinite(detector.thresholds)
             levels = [found["level"][c] if u else "" for c, u in zip(classes, used, strict=True)]
-            yield [seed, name, detector.name, int(chosen), recall, auroc, unknown, *levels, *rest]
+            yield [seed, name, detector.name, int(chosen), *said[:4], *levels, *said[4:]]
 
 
 def main():

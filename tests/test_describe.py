@@ -4,7 +4,7 @@ from PIL import Image
 from scipy import ndimage
 
 from svpkit import ParticleSet, SvpkitError
-from svpkit.particles.describe import COLUMNS, background, describe, segment
+from svpkit.particles.describe import COLUMNS, background, describe, diameters, segment
 from svpkit.particles.sheet import contact_sheet, inspect
 
 
@@ -133,3 +133,11 @@ def test_real_tiles_are_outlined(real_data):
     assert (found["area_px"] > 0).mean() > 0.98
     # the instrument's own diameter, from its own threshold: alike in order if not in value
     assert found["ecd_um"].corr(some.table["ecd_um"], method="spearman") > 0.7
+
+
+def test_diameters_are_those_of_the_table():
+    images = np.random.default_rng(0).integers(0, 256, (20, 3, 12, 14), np.uint8)
+    images[0] = 90
+    scale = np.linspace(0.1, 2, 20)
+    np.testing.assert_array_equal(diameters(images, scale), describe(images, scale)["ecd_um"])
+    assert len(diameters(images[:0], scale[:0])) == 0

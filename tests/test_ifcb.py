@@ -12,6 +12,10 @@ NEW, OLD = "D20240102T030405_IFCB104", "IFCB5_2012_060_235959"
 
 
 def read(path, **options):
+    return [found for found in every(path, **options) if found[0] is not None]
+
+
+def every(path, **options):
     return list(IfcbReader().read(path, **options))
 
 
@@ -90,6 +94,9 @@ def test_offsets_are_zero_based_and_empty_bins_yield_nothing(tmp_path):
     ((image, row),) = read(tmp_path)
     np.testing.assert_array_equal(image, np.arange(6).reshape(2, 3))
     assert row["timestamp"] == "2012-02-29T23:59:59Z"
+    # a run without particles is told of all the same: it has a volume
+    none = [row for image, row in every(tmp_path, volume_ml=3.0) if image is None]
+    assert len(none) == 2 and all(row["volume_ml"] == 3.0 for row in none)
 
 
 def test_broken_lines_are_set_aside_and_the_others_read(tmp_path):

@@ -10,7 +10,7 @@ from svpkit import ParticleSet, SvpkitError
 from svpkit.particles import ingest as module
 from svpkit.particles.fitting import Fit, fit_image
 from svpkit.particles.ingest import import_set, ingest
-from svpkit.particles.particleset import RAW_ID, read_raw
+from svpkit.particles.particleset import RAW_ID, read_manifest, read_raw
 from svpkit.plugins import Plugin, Use
 from svpkit.readers.labels import read_labels
 
@@ -298,3 +298,19 @@ def test_an_export_that_has_our_own_column_keeps_it(tmp_path):
     import_set(tmp_path / "set", use(given), None)
     raw = read_raw(tmp_path / "set")
     assert raw.iloc[0].to_dict() == {RAW_ID: "x", f"raw.{RAW_ID}": "theirs"}
+
+
+def test_the_manifest_tells_of_every_run_even_of_one_without_particles(tmp_path):
+    run = {"volume_ml": 0.5, "dilution": 2.0, "timestamp": "", "n_reported": np.nan}
+    given = [(grey(i), {"label": "a", "run": "r", **run}) for i in range(3)]
+    given += [("broken", {"run": "r", **run}), (None, {"run": "empty", **run})]
+    found = import_set(tmp_path / "set", use(given), None)
+    assert len(found) == 3
+    known = dict.fromkeys(("timestamp", "instrument", "n_reported"))
+    known |= {"volume_ml": 0.5, "dilution": 2.0}
+    assert read_manifest(tmp_path / "set")["runs"] == {
+        "r": {**known, "particles": 3, "quarantined": 1},
+        "empty": {**known, "particles": 0, "quarantined": 0},
+    }
+    only = import_set(tmp_path / "only", use(given[-1:]), None, may_be_empty=True)
+    assert len(only) == 0 and "empty" in read_manifest(tmp_path / "only")["runs"]

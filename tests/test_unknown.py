@@ -9,7 +9,7 @@ from toynet import network, pictures, seen
 
 from svpkit.classify import strangeness
 from svpkit.classify.strangeness import SCORES
-from svpkit.classify.strangers import HARMS, strangers
+from svpkit.classify.strangers import HARMS, sources, strangers
 from svpkit.classify.unknown import Detector, Seen, choose, thresholds_at
 from svpkit.errors import SvpkitError
 
@@ -274,6 +274,16 @@ def test_a_stranger_is_of_its_picture_and_seed_alone():
     np.testing.assert_array_equal(strangers(pixels[order], seeds[order]), made[order])
     np.testing.assert_array_equal(strangers(pixels[3:4], seeds[3:4]), made[3:4])
     assert (strangers(pixels, seeds + 1) != made).any((1, 2, 3)).mean() > 0.7
+
+
+def test_what_is_harmed_is_of_every_class_alike():
+    labels = np.repeat([0, 3, 5], [4900, 50, 7])
+    rows = sources(labels, 1000)
+    assert np.bincount(labels[rows]).tolist() == [334, 0, 0, 333, 0, 333]
+    each = np.bincount(rows, minlength=len(labels))
+    assert each[:4900].max() == 1
+    assert each[4900:4950].min() >= 3
+    assert each[4950:].min() >= 20
 
 
 def test_inverting_twice_is_the_picture():

@@ -32,6 +32,22 @@ def strangers(images: np.ndarray, seeds: np.ndarray, harm: str | None = None) ->
     return found
 
 
+def sources(labels: np.ndarray, n: int) -> np.ndarray:
+    """Return n positions of training images to harm, as many of each class (N,) as can be.
+
+    A rare class's images come more than once, each time for another seed: strangers resemble the
+    rare as well as the common, and it is the counts of the rare that they spoil.
+    """
+    names = np.unique(labels)
+    parts = [np.flatnonzero(labels == name) for name in names]
+    shares = [len(part) for part in np.array_split(np.arange(n), len(names))]
+    rows = [
+        part[np.linspace(0, len(part) - 1, share).round().astype(int)]
+        for part, share in zip(parts, shares, strict=True)
+    ]
+    return np.concatenate(rows)
+
+
 def _inverted(change: Grey, rng: np.random.Generator) -> Grey:
     return -change
 

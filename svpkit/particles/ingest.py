@@ -26,6 +26,8 @@ _BLOCK_BYTES = 32 * 2**20
 QUARANTINE = "quarantine.csv"
 # What counts are made of: other than numbers, or none, is no particle that can be counted.
 _NUMBERS = ("um_per_px", "volume_ml", "dilution")
+# What a reader says of a whole run, on each of its rows.
+_OF_RUN = ("volume_ml", "dilution", "timestamp", "instrument", "n_reported")
 
 
 @stage(revision=1)
@@ -36,7 +38,8 @@ def ingest(out: Path, params: Mapping[str, Any]) -> None:
     classes (the label order, or None: the reader's, or that of first appearance), and where they
     are asked for `background` ("divide") and `um_per_px` (um), as `Fit` has them. Raises
     SvpkitError for an id given twice, a label outside the classes, no image at all, or more than
-    half of them unreadable.
+    half of them unreadable. A row whose image is None is no particle: it tells of a run that has
+    none. The manifest's `runs` says of each run what its rows do, and how many were read.
     """
     use, size, channels = params["reader"], params["size"], params["channels"]
     fit = Fit(size, channels, params.get("background", "keep"), params.get("um_per_px"))
@@ -121,6 +124,7 @@ class Intake:
         self.bad: list[dict[str, str]] = []
         self.counts: Counter[str] = Counter()
         self.changed: Counter[str] = Counter()
+        self.runs: dict[str, dict[str, Any]] = {}
         self._classes = tuple(classes) if classes else None
         self._ids: dict[str, int] = {}
 
@@ -154,16 +158,19 @@ class Intake:
         """Return what the manifest says of the pass."""
         counts = {name: self.counts[name] for name in self.classes}
         said = {"counts": counts, "unlabelled": self.counts[""], "quarantined": len(self.bad)}
-        return said | {"changed": dict(self.changed)}
+        return said | {"changed": dict(self.changed), "runs": self.runs}
 
     def _fitted(self, items: Iterable[Any]) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
         for position, (image, given) in enumerate(items):
-            row = {k: _text(v) for k, v in {"label": "", "note": "", **given}.items()}
+            row = {k: readable(v) for k, v in {"label": "", "note": "", **given}.items()}
+            run = self._run(row)
+            if image is None:
+                continue
             row["id"] = self._named(row, position)
             row |= {f"{RAW}{name}": value for name, value in row.pop("raw", {}).items()}
             try:
                 if isinstance(image, (str, Exception)):
-                    raise SvpkitError(_text(str(image)) or type(image).__name__)
+                    raise SvpkitError(readable(str(image)) or type(image).__name__)
                 row |= {name: _number(row[name], name) for name in _NUMBERS if name in row}
                 row["ecd_um"] = _size(row.get("ecd_um"))
                 scale = row.get("um_per_px", math.nan)
@@ -172,10 +179,19 @@ class Intake:
             except SvpkitError as error:
                 reason = " ".join(str(error).split())
                 self.bad.append({"id": row["id"], "label": str(row["label"]), "reason": reason})
+                run["quarantined"] += 1
                 continue
             self._note(row, image, factor)
             self._count(row)
+            run["particles"] += 1
             yield fitted, row
+
+    def _run(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        name = str(row.get("run") or "")
+        if name not in self.runs:
+            said = {key: _known(row.get(key)) for key in _OF_RUN}
+            self.runs[name] = {**said, "particles": 0, "quarantined": 0}
+        return self.runs[name]
 
     def _named(self, row: Mapping[str, Any], position: int) -> str:
         name = str(row.get("id") or f"particle-{position:06d}")
@@ -213,6 +229,13 @@ def _number(value: Any, name: str) -> float:
         raise SvpkitError(f"{name} is {value!r}; a number is wanted") from None
 
 
+def _known(value: Any) -> Any:
+    # in JSON's types; None for what is not known
+    if value is None or value == "" or value != value:
+        return None
+    return value if isinstance(value, str) else float(value)
+
+
 def _size(value: Any) -> float:
     # what is no size is measured on the pixels, where one is needed
     try:
@@ -222,8 +245,8 @@ def _size(value: Any) -> float:
     return size if 0 < size < math.inf else math.nan
 
 
-def _text(value: Any) -> Any:
-    # a file's name may hold bytes that are no text, which no table takes
+def readable(value: Any) -> Any:
+    """Return a value; of text, what is none spelt out: file names may hold bytes no table takes."""
     if not isinstance(value, str) or value.isascii():
         return value
     return value.encode("utf-8", "backslashreplace").decode()

@@ -196,7 +196,7 @@ def _objects(
     for line, record in _records(file, names):
         lost = f"{inside}{file.stem} line {line}"
         if isinstance(record, str):
-            yield record, neutral(file.stem, lost)
+            yield record, neutral(file.stem, f"{inside}line {line}")
             continue
         run, particle = _key(file, record)
         label = _label(record, wanted)

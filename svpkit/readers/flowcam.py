@@ -98,7 +98,12 @@ class _Reading:
         return found
 
     def particles(self) -> Iterator[Found]:
-        """Yield each particle's tile, or the reason why there is none, and its row."""
+        """Yield each particle's tile, or the reason why there is none, and its row.
+
+        A run without particles yields None and what is known of it: its volume counts all the same.
+        """
+        if not len(self.index.offsets):
+            yield None, {**self._same, "timestamp": self._started}
         for page, values, row in self.rows():
             if isinstance(page, str):
                 yield page, row

@@ -186,7 +186,7 @@ def _bins(path: Path) -> list[Bin]:
 def _particles(bin_: Bin, header: dict[str, str], given: dict[str, Any]) -> Iterator[Found]:
     kept = {f"hdr.{name}": header[name] for name in _HEADER if name in header}
     size = bin_.roi.stat().st_size if bin_.roi else 0
-    end = 0
+    end, none = 0, True
     roi = bin_.roi.open("rb") if bin_.roi else None
     try:
         for line, values in cells(bin_.adc, ","):
@@ -202,6 +202,7 @@ def _particles(bin_: Bin, header: dict[str, str], given: dict[str, Any]) -> Iter
             image = _image(roi, place, size) if place else _why(values, record, bin_)
             if place and not isinstance(image, str):
                 end = max(end, place[0] * place[1] + place[2])
+            none = False
             yield image, row
     finally:
         if roi:
@@ -210,6 +211,8 @@ def _particles(bin_: Bin, header: dict[str, str], given: dict[str, Any]) -> Iter
     if size - end > (2 if bin_.old else 0):
         reason = f"{size - end} bytes at the end of the .roi are in no image that was read"
         yield reason, neutral(bin_.name, "left", **given)
+    elif none:  # its volume counts all the same
+        yield None, neutral(bin_.name, "", **given)
 
 
 def _record(values: list[str], old: bool) -> dict[str, str]:

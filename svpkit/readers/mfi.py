@@ -138,6 +138,8 @@ def _named(pattern: str, **values: str) -> str:
 
 def _particles(root: Path, table: Table, layout: Layout, given: dict[str, Any]) -> Iterator[Found]:
     taken: set[str] = set()
+    if next(iter(table.rows()), None) is None:
+        yield None, neutral(table.run, "", **given)  # its volume counts all the same
     # rows come frame by frame: the last one is all that is kept
     frame_of = lru_cache(maxsize=1)(lambda name: _opened(root, name, layout.bits))
     for line, row in table.by_frame():
