@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from svpkit.report.counts import Counted
 
 SHOWN = 24
+# Share of particles sized by another road than validation's from which it is told.
+MUCH = 0.05
 QUEUE, SHEET = "to-label.csv", "to-label.png"
 
 Pairs = Sequence[tuple["Read", Named]]
@@ -51,8 +53,16 @@ def story(
         inputs=[_input(deployed, read, own, table) for read, own in pairs],
         counts=table,
         pictures=_pictures(deployed, pairs),
-        calibration={"kind": deployed.calibrator.kind, **told, "before": before},
-        warnings=[line for read, _ in pairs for line in _warned(read)],
+        calibration={
+            "kind": deployed.calibrator.kind,
+            "on": "test set" if "test" in record else "validation set, cross-fitted",
+            **told,
+            "before": before,
+        },
+        warnings=[
+            *_learnt(deployed, origins),
+            *(line for read, own in pairs for line in _warned(deployed, read, own)),
+        ],
         queue=queue,
         simulated="simulated" in origins,
     )
@@ -119,14 +129,31 @@ def _input(deployed: Deployed, read: "Read", own: Named, table: pd.DataFrame) ->
     }
 
 
-def _warned(read: "Read") -> list[str]:
-    listed, reported = len(read.particles) + read.quarantined, read.about["n_reported"]
-    if not reported or listed >= reported:
+def _learnt(deployed: Deployed, origins: set[str]) -> list[str]:
+    if not deployed.record.get("simulated") or origins == {"simulated"}:
         return []
     return [
-        f"{read.name}: the instrument counted {reported:,.0f} particles and the export lists "
-        f"{listed:,}: those that were removed are in no count"
+        "The model learnt from SIMULATED particles and its counts are corrected by them: what they "
+        "say of real ones is not known."
     ]
+
+
+def _warned(deployed: Deployed, read: "Read", own: Named) -> list[str]:
+    said = []
+    listed, reported = len(read.particles) + read.quarantined, read.about["n_reported"]
+    if reported and listed < reported:
+        said.append(
+            f"{read.name}: the instrument counted {reported:,.0f} particles and the export lists "
+            f"{listed:,}: those that were removed are in no count."
+        )
+    here, there = (float(own.measured.mean()) if len(own.measured) else 0.0), deployed.held.measured
+    if len(own.measured) and abs(here - there) > MUCH:
+        said.append(
+            f"{read.name}: {here:.0%} of its particles were sized on their pixels, not by the "
+            f"instrument, and {there:.0%} in validation: one and the same particle may be in "
+            "another size bin there, whose mistakes are not its own."
+        )
+    return said
 
 
 def _method(table: pd.DataFrame, run: str) -> dict[str, str]:
@@ -158,4 +185,9 @@ def _some(read: "Read", rows: np.ndarray, name: str) -> np.ndarray:
 def as_record(page: "Counted") -> Mapping[str, Any]:
     """Return in JSON's types what a prediction stands on: model, runs, methods, shift."""
     inputs = [{k: v for k, v in each.items() if k != "sizes"} for each in page.inputs]
-    return {"model": dict(page.run), "runs": inputs, "calibration": page.calibration}
+    return {
+        "model": dict(page.run),
+        "runs": inputs,
+        "calibration": page.calibration,
+        "simulated": page.simulated,
+    }

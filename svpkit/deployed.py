@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from svpkit.classify.model import Model
+from svpkit.classify.model import Model, softmax
 from svpkit.classify.shift import Shift
 from svpkit.classify.unknown import Detector
 from svpkit.errors import SvpkitError
@@ -29,6 +29,18 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
+class Held:
+    """What else is kept of the M validation particles: logits (M, K), flagged bool (M,).
+
+    `measured` is the share of them that were sized on their pixels, for want of the instrument's.
+    """
+
+    logits: np.ndarray
+    flagged: np.ndarray
+    measured: float
+
+
+@dataclass(frozen=True)
 class Deployed:
     """A classifier with its thresholds, calibrator, detector of unknown particles and shift test.
 
@@ -42,6 +54,7 @@ class Deployed:
     shift: Shift | None
     quantiles: np.ndarray
     val: tally.Reference
+    held: Held
     record: dict[str, Any]
 
     @classmethod
@@ -55,8 +68,8 @@ class Deployed:
         said = record["shift"]
         shift = None if said is None else Shift.from_state(said, _own(arrays, "shift"))
         quantiles = np.array([q if q is not None else np.inf for q in _quantiles(record)])
-        val = _val(folder, model, limit, calibrator, arrays)
-        return cls(model, limit, calibrator, detector, shift, quantiles, val, record)
+        val, held = _val(folder, model, limit, calibrator, arrays)
+        return cls(model, limit, calibrator, detector, shift, quantiles, val, held, record)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -73,6 +86,28 @@ class Deployed:
         k = len(self.classes)
         found = p.argmax(1) if self.limit is None else assign(p, self.limit)
         return np.where(flagged, k, np.where(found == k, k + 1, found))
+
+    def rule(self, logits: np.ndarray) -> np.ndarray | None:
+        """Return what the strategies add to all logits (N, K) of an input, (K,).
+
+        Strategies that estimate the mix at work (em, bbse) add what they find in the input. None
+        where there is no particle, and where logits are moved one by one: in validation too.
+        """
+        if not len(logits):
+            return None
+        moved = self.model.balance.adjust(logits, self.model.priors) - logits
+        return None if np.ptp(moved, axis=0).max() > 1e-3 else moved.mean(0)
+
+    def alike(self, rule: np.ndarray | None) -> tally.Reference:
+        """Return `val` named by an input's rule: another one's confusion would not be the input's.
+
+        At 98:1.5:0.5, named by the mix found there, the confusion by validation's own mix
+        corrects counts to nothing.
+        """
+        if rule is None:
+            return self.val
+        k, p = len(self.classes), softmax(self.held.logits + rule)
+        return replace(self.val, named=np.minimum(self.named(p, self.held.flagged), k))
 
     def sets(self, p: np.ndarray) -> np.ndarray:
         """Return which classes are in each conformal set, bool (N, K), from calibrated p."""
@@ -130,7 +165,7 @@ def _val(
     limit: np.ndarray | None,
     calibrator: Calibrator,
     arrays: dict[str, np.ndarray],
-) -> tally.Reference:
+) -> tuple[tally.Reference, Held]:
     rows = pd.read_parquet(folder / "val.parquet")
     p, logits = (
         rows[[f"{kind}_{name}" for name in model.classes]].to_numpy() for kind in ("p", "logit")
@@ -140,10 +175,12 @@ def _val(
         raise SvpkitError(f"{folder}: val.parquet is not the one that reference.json was made of")
     k = len(model.classes)
     named = p.argmax(1) if limit is None else assign(p, limit)
-    return tally.Reference(
+    val = tally.Reference(
         labels=rows["label_code"].to_numpy(),
         p=calibrator(logits),
         named=np.where(flagged, k, named),
         ecd_um=arrays["val.ecd_um"],
         classes=model.classes,
+        groups=rows["group"].astype(str).to_numpy(object) if "group" in rows else None,
     )
+    return val, Held(logits, flagged, float(rows["ecd_um"].isna().to_numpy().mean()))

@@ -1,13 +1,14 @@
 """Every particle of a run named, calibrated and sized, in bounded memory; the tables of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from svpkit.classify.model import softmax
 from svpkit.deployed import Deployed
 from svpkit.particles.particleset import ParticleSet, batches
 from svpkit.reference import sizes
@@ -23,11 +24,14 @@ KEPT = ("id", "run", "particle_id", "source", "group", "timestamp", "um_per_px")
 class Named:
     """What a classifier says of N particles.
 
-    `codes` int (N,) are positions in `Deployed.names`; p and calibrated float32 (N, K); members
-    bool (N, K), the conformal sets; ecd_um (N,) in um, `measured` bool (N,) where it is of the
-    pixels; `features` (N, F) in a file, or None where they were not asked for.
+    logits float32 (N, K), before any adjustment; flagged bool (N,), what is unknown. `codes` int
+    (N,) are positions in `Deployed.names`; p and calibrated float32 (N, K); members bool (N, K),
+    the conformal sets; ecd_um (N,) in um, `measured` bool (N,) where it is of the pixels;
+    `features` (N, F) in a file, or None where they were not asked for.
     """
 
+    logits: np.ndarray
+    flagged: np.ndarray
     codes: np.ndarray
     p: np.ndarray
     calibrated: np.ndarray
@@ -59,7 +63,16 @@ def name_all(deployed: Deployed, particles: ParticleSet, keep: Path | None = Non
     found = sizes(particles)
     given = particles.table["ecd_um"].notna().to_numpy()
     codes = deployed.named(p, flagged)
-    return Named(codes, p, calibrated, deployed.sets(calibrated), found, ~given, kept)
+    members = deployed.sets(calibrated)
+    return Named(logits, flagged, codes, p, calibrated, members, found, ~given, kept)
+
+
+def renamed(deployed: Deployed, own: Named, rule: np.ndarray | None) -> Named:
+    """Return particles named by the rule of an input that they are counted with."""
+    if rule is None:
+        return own
+    p = softmax(own.logits + rule)
+    return replace(own, p=p, codes=deployed.named(p, own.flagged))
 
 
 def write_tables(

@@ -14,7 +14,7 @@ from svpkit.counted import as_record, propose, story
 from svpkit.deployed import Deployed
 from svpkit.errors import SvpkitError
 from svpkit.evaluate import counts
-from svpkit.named import Named, name_all, write_tables
+from svpkit.named import Named, name_all, renamed, write_tables
 from svpkit.particles.ingest import QUARANTINE, import_set
 from svpkit.particles.particleset import ParticleSet, read_manifest
 from svpkit.store import write_json
@@ -104,6 +104,10 @@ def _written(
 
     kept = [place / f"features-{i}.npy" if ask.to_label else None for i in range(len(found))]
     named = [name_all(deployed, r.particles, k) for r, k in zip(found, kept, strict=True)]
+    if ask.pooled:
+        pairs = zip(found, named, strict=True)
+        rule = _rule(deployed, [own for read, own in pairs if not read.source.blank])
+        named = [renamed(deployed, own, rule) for own in named]
     table = _count(deployed, found, named, ask)
     write_tables(out, deployed, found, named)
     table.to_csv(out / "counts.csv", index=False)
@@ -214,27 +218,41 @@ def _about(particles: ParticleSet, ask: Ask) -> dict[str, Any]:
     }
 
 
+def _rule(deployed: Deployed, named: Sequence[Named]) -> np.ndarray | None:
+    # of all that is counted together
+    return deployed.rule(np.concatenate([own.logits for own in named]))
+
+
 def _count(
     deployed: Deployed, found: Sequence[Read], named: Sequence[Named], ask: Ask
 ) -> pd.DataFrame:
-    k = len(deployed.classes)
-    runs = [
-        counts.Run(
-            name=each.name,
-            p=own.calibrated,
-            named=np.minimum(own.codes, k),
-            ecd_um=own.ecd_um,
-            volume_ml=np.nan if each.about["volume_ml"] is None else each.about["volume_ml"],
-            dilution=each.about["dilution"],
-            sample="all runs" if ask.pooled and not each.source.blank else "",
-            admissible=each.admissible,
-            reason=each.reason,
-        )
-        for each, own in zip(found, named, strict=True)
-    ]
-    blank = [run for run, each in zip(runs, found, strict=True) if each.source.blank]
-    counted = [run for run, each in zip(runs, found, strict=True) if not each.source.blank]
-    return counts.count_table(deployed.val, counted, method=ask.method, blank=blank)
+    pairs = list(zip(found, named, strict=True))
+    fresh = [pair for pair in pairs if not pair[0].source.blank]
+    blanks = [pair for pair in pairs if pair[0].source.blank]
+    tables = []
+    for together in [fresh] if ask.pooled else [[pair] for pair in fresh]:
+        # a run, its blanks and validation are named by one rule: that of the run
+        rule = _rule(deployed, [own for _, own in together])
+        counted = [_run(deployed, each, own, ask) for each, own in together]
+        blank = [_run(deployed, each, renamed(deployed, own, rule), ask) for each, own in blanks]
+        known = deployed.alike(rule)
+        tables.append(counts.count_table(known, counted, method=ask.method, blank=blank))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _run(deployed: Deployed, each: Read, own: Named, ask: Ask) -> counts.Run:
+    volume = each.about["volume_ml"]
+    return counts.Run(
+        name=each.name,
+        p=own.calibrated,
+        named=np.minimum(own.codes, len(deployed.classes)),
+        ecd_um=own.ecd_um,
+        volume_ml=np.nan if volume is None else volume,
+        dilution=each.about["dilution"],
+        sample="all runs" if ask.pooled and not each.source.blank else "",
+        admissible=each.admissible,
+        reason=each.reason,
+    )
 
 
 def _keep_quarantine(out: Path, place: Path) -> None:

@@ -50,6 +50,7 @@ def reference(
     quantiles = conformal.quantiles(labels, p, ALPHA)
     said |= {
         "format": FORMAT,
+        "simulated": "simulated" in set(val.table["origin"].astype(str)),
         "conformal": {"alpha": ALPHA, "quantiles": [_finite(q) for q in quantiles]},
         "unknown": detector.to_json(),
         "shift": None if shift is None else shift.to_json(),

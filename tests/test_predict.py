@@ -1,6 +1,7 @@
 """`svpkit predict`: from an export to counts, on the toy run."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,8 @@ from PIL import Image
 from toy import CLASSES, picture, write_folder
 
 from svpkit import SvpkitError
+from svpkit.classify.balance import Balance
+from svpkit.classify.strategies import PriorCorrection
 from svpkit.deployed import Deployed
 from svpkit.predict import Ask, Source, predict
 
@@ -187,3 +190,24 @@ def test_the_intake_of_training_is_that_of_prediction(run, tmp_path):
     page = predict(divided.folder, run.registry, [source(run, tmp_path / "dim")], tmp_path / "out")
     row = page.counts[(page.counts["class"] == "disc") & (page.counts["bin"] == "all")].iloc[0]
     assert row["n_named"] >= 54
+
+
+def test_a_particle_bears_one_name_in_validation_and_in_the_input(run):
+    """Strategies that estimate the mix at work name validation by the mix of the input."""
+    deployed = Deployed.open(run.folder / "model", run.registry)
+    held = deployed.held
+    asis = deployed.alike(deployed.rule(held.logits))
+    np.testing.assert_array_equal(asis.named, deployed.val.named)
+    by_mix = Balance((("prior_correction", PriorCorrection(prevalence="em")),))
+    # unsure of itself: what it names hangs on the mix
+    rng = np.random.Generator(np.random.Philox(3))
+    unsure = 2.0 * np.eye(3)[deployed.val.labels] + rng.normal(size=held.logits.shape)
+    held = replace(held, logits=unsure.astype(np.float32))
+    model = replace(deployed.model, balance=by_mix)
+    deployed = replace(deployed, model=model, held=held)
+    rows = np.concatenate([np.flatnonzero(deployed.val.labels == 0).repeat(30), [0, 1, 2]])
+    named = deployed.named(model.adjusted(held.logits[rows]), held.flagged[rows])
+    alike = deployed.alike(deployed.rule(held.logits[rows]))
+    np.testing.assert_array_equal(alike.named[rows], named)
+    assert (alike.named != deployed.named(model.adjusted(held.logits), held.flagged)).any()
+    assert deployed.alike(deployed.rule(held.logits[:0])) is deployed.val

@@ -22,8 +22,16 @@ _run_store = click.option(
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder to write.")
 @click.option("--reader", help="Reader by name [default: the one that knows the input].")
 @click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="A reader's.")
-@click.option("--volume-ml", type=_ABOVE_0, help="Analysed volume of each run [default: export's].")
-@click.option("--dilution", type=_ABOVE_0, help="How many times each run's sample was diluted.")
+@click.option(
+    "--volume-ml",
+    type=_ABOVE_0,
+    help="Analysed volume of each run, blanks too, in place of the export's.",
+)
+@click.option(
+    "--dilution",
+    type=_ABOVE_0,
+    help="How many times each run's sample was diluted, in place of the export's.",
+)
 @click.option(
     "--blank",
     "blanks",

@@ -187,7 +187,8 @@ class Intake:
             yield fitted, row
 
     def _run(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        name = str(row.get("run") or "")
+        given = row.get("run")
+        name = "" if given is None else str(given)
         if name not in self.runs:
             said = {key: _known(row.get(key)) for key in _OF_RUN}
             self.runs[name] = {**said, "particles": 0, "quarantined": 0}
