@@ -260,7 +260,11 @@ def reader_for(
                 f"{source}: no reader knows this (name one with --reader: {', '.join(names)})"
             )
         # a folder of pictures is what is left when no instrument knows it
-        name = next((known for known in knows if known != "folder"), knows[0])
+        own = [known for known in knows if known != "folder"] or knows
+        if len(own) > 1:
+            both = " and ".join(own)
+            raise SvpkitError(f"{source}: readers {both} know this: name one with --reader")
+        name = own[0]
     return registry.use("reader", name, options, "reader")
 
 

@@ -12,6 +12,7 @@ from svpkit.deployed import Deployed
 from svpkit.draws import rng
 from svpkit.evaluate.queue import to_label
 from svpkit.named import Named
+from svpkit.particles.corrections import safe_table
 from svpkit.particles.sheet import contact_sheet
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def propose(deployed: Deployed, pairs: Pairs, n: int, out: Path) -> pd.DataFrame
     captions = [f"{a}\n{b}" for a, b in zip(queue["id"], queue["predicted"], strict=True)]
     if len(queue):
         contact_sheet(shown, captions, upscale=max(1, 96 // shown.shape[2])).save(out / SHEET)
-    queue.to_csv(out / QUEUE, index=False)
+    safe_table(queue).to_csv(out / QUEUE, index=False)
     return queue
 
 

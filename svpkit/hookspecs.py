@@ -50,8 +50,10 @@ class Hooks:
 
         A reader has `read(path, *, ...) -> iterator of (image, row)`: image uint8 (h, w) or
         (h, w, 3), row a dict with any of id, label, group, source, um_per_px, ecd_um and more
-        columns; and `sniff(path) -> bool`. A parameter `particle_types` of `read` is filled in by
-        the host.
+        columns; and `sniff(path) -> bool`. A text in place of an image is the reason why it cannot
+        be read; None is no particle: its row tells of a run that has none. Instruments add
+        particle_id, run, volume_ml, dilution, timestamp, and `raw`, a dict of the export's own
+        columns. A parameter `particle_types` of `read` is filled in by the host.
         """
 
     @hookspec

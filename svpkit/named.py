@@ -10,6 +10,7 @@ import pandas as pd
 
 from svpkit.classify.model import softmax
 from svpkit.deployed import Deployed
+from svpkit.particles.corrections import safe_table
 from svpkit.particles.particleset import ParticleSet, batches
 from svpkit.reference import sizes
 
@@ -87,7 +88,7 @@ def write_tables(
         for read, own in zip(found, named, strict=True):
             for block in batches(len(read.particles), BLOCK):
                 table = _block(deployed, read, own, block)
-                table.to_csv(csv, mode="a", index=False, header=writer is None)
+                safe_table(table).to_csv(csv, mode="a", index=False, header=writer is None)
                 rows = pa.Table.from_pandas(table, preserve_index=False)
                 writer = writer or pq.ParquetWriter(out / "predictions.parquet", rows.schema)
                 writer.write_table(rows)

@@ -15,7 +15,8 @@ from svpkit.deployed import Deployed
 from svpkit.errors import SvpkitError
 from svpkit.evaluate import counts
 from svpkit.named import Named, name_all, renamed, write_tables
-from svpkit.particles.ingest import QUARANTINE, import_set
+from svpkit.particles.corrections import safe_table
+from svpkit.particles.ingest import QUARANTINE, import_set, readable
 from svpkit.particles.particleset import ParticleSet, read_manifest
 from svpkit.store import write_json
 
@@ -89,7 +90,11 @@ def predict(
         ) as place:
             found = [r for s in _numbered(sources) for r in _read(*s, Path(place), deployed, ask)]
             _refuse_twins(found)
-            page = _written(run, deployed, found, out, Path(place), ask)
+            done = Path(place) / "done"
+            done.mkdir()
+            page = _written(run, deployed, found, done, Path(place), ask)
+            for file in done.iterdir():
+                file.rename(out / file.name)
     except BaseException:
         if made and not any(p for p in out.iterdir() if not p.name.startswith(".particles-")):
             shutil.rmtree(out, ignore_errors=True)
@@ -110,7 +115,7 @@ def _written(
         named = [renamed(deployed, own, rule) for own in named]
     table = _count(deployed, found, named, ask)
     write_tables(out, deployed, found, named)
-    table.to_csv(out / "counts.csv", index=False)
+    safe_table(table).to_csv(out / "counts.csv", index=False)
     pairs = list(zip(found, named, strict=True))
     fresh = [pair for pair in pairs if not pair[0].source.blank]
     queue = propose(deployed, fresh, ask.to_label, out) if ask.to_label else None
@@ -153,18 +158,27 @@ def _read(number: int, source: Source, place: Path, deployed: Deployed, ask: Ask
         may_be_empty=True,
         **intake,
     )
-    bad = read_manifest(place / str(number))["quarantined"]
-    own = particles.table["run"].astype(str) if "run" in particles.table else None
-    names = sorted(set(own)) if own is not None and any(own) else [source.path.name]
-    for i, name in enumerate(names):
-        rows = np.arange(len(particles)) if len(names) == 1 else np.flatnonzero(own == name)
-        of_run = particles.take(rows)
-        # which run an unreadable picture is of is not always known: the first stands for all
-        yield _looked(name, source, of_run, deployed, ask, bad if i == 0 else 0)
+    known = read_manifest(place / str(number))["runs"]
+    own = particles.table["run"].astype(str).to_numpy(object) if "run" in particles.table else None
+    # what names no run is one of its own, called as its file or folder is
+    called = readable(source.path.resolve().name)
+    for run, said in sorted(known.items()) or [("", {"particles": 0, "quarantined": 0})]:
+        alone = own is None or len(known) < 2
+        of_run = particles if alone else particles.take(np.flatnonzero(own == run))
+        if said["quarantined"] > said["particles"]:
+            bad, whole = said["quarantined"], said["quarantined"] + said["particles"]
+            said_so = f"{bad} of {whole} images cannot be read"
+            raise SvpkitError(f"{source.path}: run '{run}': {said_so}")
+        yield _looked(run or called, source, of_run, deployed, ask, said)
 
 
 def _looked(
-    name: str, source: Source, particles: ParticleSet, deployed: Deployed, ask: Ask, bad: int
+    name: str,
+    source: Source,
+    particles: ParticleSet,
+    deployed: Deployed,
+    ask: Ask,
+    said: Mapping[str, Any],
 ) -> Read:
     from svpkit.classify.shift import admissible
 
@@ -175,7 +189,8 @@ def _looked(
         raise SvpkitError(
             f"{source.path}: run '{name}' is {error} (--force counts it all the same)"
         ) from None
-    return Read(name, source, particles, _about(particles, ask), report, allowed, reason, bad)
+    bad = said["quarantined"]
+    return Read(name, source, particles, _about(said, ask), report, allowed, reason, bad)
 
 
 def _shift(deployed: Deployed, particles: ParticleSet) -> "ShiftReport":
@@ -200,21 +215,15 @@ def _shift(deployed: Deployed, particles: ParticleSet) -> "ShiftReport":
     return deployed.shift.test(features, logits.argmax(1), seen, scale)
 
 
-def _about(particles: ParticleSet, ask: Ask) -> dict[str, Any]:
-    def first(column: str) -> Any:
-        if column not in particles.table or not len(particles):
-            return None
-        value = particles.table[column].to_numpy(object)[0]
-        return None if value is None or value != value else value
-
-    volume = ask.volume_ml if ask.volume_ml is not None else first("volume_ml")
-    dilution = ask.dilution if ask.dilution is not None else first("dilution")
+def _about(said: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
+    volume = ask.volume_ml if ask.volume_ml is not None else said.get("volume_ml")
+    dilution = ask.dilution if ask.dilution is not None else said.get("dilution")
     return {
-        "volume_ml": None if volume is None else float(volume),
-        "dilution": 1.0 if dilution is None else float(dilution),
-        "timestamp": str(first("timestamp") or ""),
-        "instrument": str(first("instrument") or ""),
-        "n_reported": first("n_reported"),
+        "volume_ml": volume,
+        "dilution": 1.0 if dilution is None else dilution,
+        "timestamp": said.get("timestamp") or "",
+        "instrument": said.get("instrument") or "",
+        "n_reported": said.get("n_reported"),
     }
 
 
@@ -237,7 +246,12 @@ def _count(
         blank = [_run(deployed, each, renamed(deployed, own, rule), ask) for each, own in blanks]
         known = deployed.alike(rule)
         tables.append(counts.count_table(known, counted, method=ask.method, blank=blank))
-    return pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
+    if deployed.limit is not None:
+        # one row for both: of neither is known what it is
+        aside = table["class"] == counts.UNKNOWN
+        table.loc[aside, "note"] += "; with those that a required precision rejected"
+    return table
 
 
 def _run(deployed: Deployed, each: Read, own: Named, ask: Ask) -> counts.Run:
@@ -256,7 +270,8 @@ def _run(deployed: Deployed, each: Read, own: Named, ask: Ask) -> counts.Run:
 
 
 def _keep_quarantine(out: Path, place: Path) -> None:
-    tables = [pd.read_csv(path, dtype=str) for path in sorted(place.glob(f"*/{QUARANTINE}"))]
+    paths = sorted(place.glob(f"*/{QUARANTINE}"))
+    tables = [pd.read_csv(path, dtype=str, keep_default_na=False) for path in paths]
     lines = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     if len(lines):
         lines.to_csv(out / QUARANTINE, index=False)

@@ -13,11 +13,11 @@ from svpkit.classify.appearance import statistics
 from svpkit.classify.model import Model
 from svpkit.classify.shift import FEWEST, Shift
 from svpkit.classify.strangeness import spread
-from svpkit.classify.strangers import strangers
+from svpkit.classify.strangers import sources, strangers
 from svpkit.classify.unknown import Detector, Seen, choose
 from svpkit.evaluate import calibration, conformal
 from svpkit.evaluate.reliability import measures, reliability
-from svpkit.particles.describe import describe
+from svpkit.particles.describe import diameters
 from svpkit.particles.particleset import ParticleSet
 from svpkit.particles.split import Split
 from svpkit.store import stage, write_json
@@ -29,7 +29,7 @@ SAMPLE, HARMED = 5_000, 1_000
 ALPHA = 0.05
 
 
-@stage(revision=1)
+@stage(revision=2)
 def reference(
     out: Path, params: Mapping[str, Any], classifier: Path, split: Path, score: Path
 ) -> None:
@@ -74,7 +74,7 @@ def sizes(particles: ParticleSet) -> np.ndarray:
     wanted = np.flatnonzero(np.isnan(found) & (scale > 0))
     for block in np.array_split(wanted, max(1, len(wanted) // 4096)):
         if len(block):
-            found[block] = describe(particles.images(block), scale[block])["ecd_um"]
+            found[block] = diameters(particles.images(block), scale[block])
     return found
 
 
@@ -92,7 +92,7 @@ def _seen(model: Model, images: np.ndarray | ParticleSet, labels: np.ndarray | N
 
 def _detector(model: Model, train: ParticleSet, val: Seen, seed: int) -> Detector:
     some = train.take(spread(train.labels, SAMPLE))
-    harmed = spread(some.labels, HARMED)
+    harmed = sources(some.labels, HARMED)
     seeds = np.random.Generator(np.random.Philox([seed, 0x57A])).integers(0, 2**62, len(harmed))
     strange = _seen(model, strangers(some.images(harmed), seeds))
     return choose(_seen(model, some, some.labels), val, strange, model.classes)

@@ -211,3 +211,17 @@ def test_a_particle_bears_one_name_in_validation_and_in_the_input(run):
     np.testing.assert_array_equal(alike.named[rows], named)
     assert (alike.named != deployed.named(model.adjusted(held.logits), held.flagged)).any()
     assert deployed.alike(deployed.rule(held.logits[:0])) is deployed.val
+
+
+def test_what_a_spreadsheet_would_run_is_quoted(run, tmp_path):
+    write_folder(tmp_path / "plain", {"disc": 12}, seed=31)
+    folder = (tmp_path / "plain" / "disc").rename(tmp_path / "=evil")
+    for i, path in enumerate(sorted(folder.glob("*.png"))):
+        path.rename(folder / f"={i}.png")
+    use = run.registry.use("reader", "folder", {}, "reader")
+    out = tmp_path / "out"
+    predict(run.folder, run.registry, [Source(use, folder)], out, Ask(to_label=3))
+    for name in ("predictions.csv", "counts.csv", "to-label.csv"):
+        cells = (out / name).read_text().replace("\n", ",").split(",")
+        assert not [cell for cell in cells if cell.startswith(("=", "+", "@"))], name
+    assert pd.read_parquet(out / "predictions.parquet")["id"].str.startswith("=").all()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from svpkit.errors import SvpkitError, choices, nearest, unknown
 from svpkit.particles.particleset import ParticleSet
@@ -68,6 +69,12 @@ def safe(text: Any) -> str:
     """Return a cell that no spreadsheet runs: `'` before what would begin a formula."""
     text = str(text)
     return _MARK + text if text.startswith(_FORMULA) else text
+
+
+def safe_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose cells of text are `safe`."""
+    numeric = pd.api.types.is_numeric_dtype  # bool too
+    return table.assign(**{str(c): table[c].map(safe) for c in table if not numeric(table[c])})
 
 
 def unsafe(cell: str) -> str:

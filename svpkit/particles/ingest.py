@@ -1,6 +1,5 @@
 """What a reader yields made into a particle set: fitted to one size, numbered, bad ones aside."""
 
-import csv
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from svpkit.errors import SvpkitError, unknown
+from svpkit.particles.corrections import write_rows
 from svpkit.particles.duplicates import picture_hash
 from svpkit.particles.fitting import Fit
 from svpkit.particles.particleset import ParticleSet
@@ -50,7 +50,7 @@ def ingest(out: Path, params: Mapping[str, Any]) -> None:
         intake.check(params.get("path") or use.plugin.name, params.get("may_be_empty", False))
         writer.classes = intake.classes
         writer.extra = {"reader": use.plugin.name, **intake.summary()}
-    _write_quarantine(out / QUARANTINE, intake.bad)
+    write_rows(out / QUARANTINE, ("id", "label", "reason"), intake.bad)
 
 
 def _read(use: "Use", params: Mapping[str, Any]) -> Iterator[Any]:
@@ -251,10 +251,3 @@ def readable(value: Any) -> Any:
     if not isinstance(value, str) or value.isascii():
         return value
     return value.encode("utf-8", "backslashreplace").decode()
-
-
-def _write_quarantine(path: Path, bad: Sequence[Mapping[str, str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, ["id", "label", "reason"])
-        table.writeheader()
-        table.writerows(bad)
