@@ -272,6 +272,36 @@ def descriptors(rows: list[dict]) -> str:
     return markdown([*head, "Pearson", "Spearman"], lines)
 
 
+def strangers(rows: list[dict]) -> str:
+    """Strangers against scores: the share flagged by seed, AUROC, and what that does to counts."""
+    lines = []
+    for stranger, score in dict.fromkeys((row["stranger"], row["score"]) for row in rows):
+        own = [row for row in rows if (row["stranger"], row["score"]) == (stranger, score)]
+        told = [", ".join(row[k] and f"{float(row[k]):.2f}" for row in own) for k in RECALLED]
+        chosen = sum(row["chosen"] == "1" for row in own)
+        lost = [spread([row[f"lost_{name}"] for row in own]) for name in ("air_bubble", "protein")]
+        errors = [
+            " to ".join(
+                f"{sum(float(row[f'{when}_air_bubble']) for row in own) / len(own):+.2f}"
+                for when in ("before", "after")
+            )
+        ]
+        lines.append([stranger, score, f"{chosen} of {len(own)}", *told, *lost, *errors])
+    head = [
+        "stranger",
+        "score",
+        "chosen",
+        "flagged",
+        "AUROC",
+        "bubbles flagged",
+        "proteins flagged",
+    ]
+    return markdown([*head, "error of the bubble count"], lines)
+
+
+RECALLED = ("recall", "auroc")
+
+
 def matrix(name: str) -> str:
     """Sources against targets of two suites that go each other's way: AUPRC and the drop."""
     there, back = (trial_of(file) for file in name.split("+"))
@@ -292,7 +322,12 @@ def matrix(name: str) -> str:
     return markdown(["arm", *titles], lines)
 
 
-ROWS = {"coverage": coverage, "widths": widths, "descriptors": descriptors}
+ROWS = {
+    "coverage": coverage,
+    "widths": widths,
+    "descriptors": descriptors,
+    "strangers": strangers,
+}
 SUITES = {
     "gains": gains,
     "operating": operating,
