@@ -277,7 +277,7 @@ def strangers(rows: list[dict]) -> str:
     lines = []
     for stranger, score in dict.fromkeys((row["stranger"], row["score"]) for row in rows):
         own = [row for row in rows if (row["stranger"], row["score"]) == (stranger, score)]
-        told = [", ".join(row[k] and f"{float(row[k]):.2f}" for row in own) for k in RECALLED]
+        told = [", ".join(f"{float(row[k]):.2f}" for row in own if row[k]) or "-" for k in RECALLED]
         chosen = sum(row["chosen"] == "1" for row in own)
         lost = [spread([row[f"lost_{name}"] for row in own]) for name in ("air_bubble", "protein")]
         errors = [
