@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ingest_memory import watch
 
+import svpkit.looked as looked
 import svpkit.predict as module
 from svpkit.plugins import discover
 
@@ -59,10 +60,10 @@ def measure(run, source, n):
     folder = Path(tempfile.mkdtemp())
     peak, stop = [0.0], threading.Event()
     watcher = threading.Thread(target=watch, args=(peak, stop))
-    kept = module.import_set, module.name_all
+    kept = looked.import_set, module.name_all
     try:
         repeated(source, folder / "export", n)
-        module.import_set = timed("reading", module.import_set)
+        looked.import_set = timed("reading", looked.import_set)
         module.name_all = timed("naming", module.name_all)
         use = registry.use("reader", "flowcam", {}, "reader")
         watcher.start()
@@ -73,7 +74,7 @@ def measure(run, source, n):
         )
         whole = time.perf_counter() - started
     finally:
-        module.import_set, module.name_all = kept
+        looked.import_set, module.name_all = kept
         stop.set()
         watcher.join()
         shutil.rmtree(folder)

@@ -64,8 +64,10 @@ def run(
 def load(
     run: Path | str, *, registry: Registry | None = None, store: Path | str | None = None
 ) -> "Run":
-    """Open a finished run; raises SvpkitError where the folder holds none."""
+    """Open a finished run by its folder, or its name in `runs`; raises SvpkitError without one."""
     folder = Path(run)
+    if not folder.exists() and (Path("runs") / folder / "results.json").is_file():
+        folder = Path("runs") / folder
     if not (folder / "results.json").is_file():
         raise SvpkitError(f"{folder}: no finished run here (no results.json)")
     return Run(folder, registry or discover(), Path(store) if store else None)
@@ -243,7 +245,7 @@ def run_folder(name: str, runs: Path) -> Path:
         if (folder / "results.json").is_file():
             return folder
     known = sorted(p.parent.name for p in runs.glob("*/results.json"))
-    raise unknown(f"run (in {runs})", name, known)
+    raise unknown(f"run (in {runs}, --runs DIR names another)", name, known)
 
 
 def reader_for(

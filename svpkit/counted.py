@@ -14,23 +14,30 @@ from svpkit.evaluate.queue import to_label
 from svpkit.named import Named
 from svpkit.particles.corrections import safe_table
 from svpkit.particles.sheet import contact_sheet
+from svpkit.reference import marks
 
 if TYPE_CHECKING:
-    from svpkit.predict import Read
+    from svpkit.looked import Read
     from svpkit.report.counts import Counted
 
 SHOWN = 24
-# Share of particles sized by another road than validation's from which it is told.
+# Share of particles known, or sized by another road than validation's, from which it is told.
 MUCH = 0.05
+LEFT_OUT = "Left out, not counted: "
 QUEUE, SHEET = "to-label.csv", "to-label.png"
 
 Pairs = Sequence[tuple["Read", Named]]
 
 
 def story(
-    run: Path, deployed: Deployed, pairs: Pairs, table: pd.DataFrame, queue: pd.DataFrame | None
+    run: Path,
+    deployed: Deployed,
+    pairs: Pairs,
+    table: pd.DataFrame,
+    queue: pd.DataFrame | None,
+    left: Sequence[str] = (),
 ) -> "Counted":
-    """Return what the page of a prediction tells."""
+    """Return what the page of a prediction tells; `left` says which runs were left out and why."""
     from svpkit.report.counts import Counted
 
     origins = {o for read, _ in pairs for o in read.particles.table["origin"].astype(str)}
@@ -61,6 +68,7 @@ def story(
             "before": before,
         },
         warnings=[
+            *(f"{LEFT_OUT}{line}" for line in left),
             *_learnt(deployed, origins),
             *(line for read, own in pairs for line in _warned(deployed, read, own)),
         ],
@@ -141,14 +149,23 @@ def _learnt(deployed: Deployed, origins: set[str]) -> list[str]:
 
 def _warned(deployed: Deployed, read: "Read", own: Named) -> list[str]:
     said = []
+    if not read.admissible and read.shift.judged and read.shift.level == "none":
+        said.append(f"{read.name}: {read.reason}.")
     listed, reported = len(read.particles) + read.quarantined, read.about["n_reported"]
     if reported and listed < reported:
         said.append(
             f"{read.name}: the instrument counted {reported:,.0f} particles and the export lists "
             f"{listed:,}: those that were removed are in no count."
         )
-    here, there = (float(own.measured.mean()) if len(own.measured) else 0.0), deployed.held.measured
-    if len(own.measured) and abs(here - there) > MUCH:
+    known = np.isin(marks(read.particles), deployed.held.seen)
+    if len(known) and known.mean() > MUCH:
+        said.append(
+            f"{read.name}: the model was trained or chosen on {known.mean():.0%} of these very "
+            "pictures: it knows them better than new ones."
+        )
+    sized = own.measured[np.isfinite(own.ecd_um)]
+    here, there = float(sized.mean()) if len(sized) else 0.0, deployed.held.measured
+    if len(sized) and abs(here - there) > MUCH:
         said.append(
             f"{read.name}: {here:.0%} of its particles were sized on their pixels, not by the "
             f"instrument, and {there:.0%} in validation: one and the same particle may be in "

@@ -32,12 +32,14 @@ UNKNOWN = "unknown"
 class Held:
     """What else is kept of the M validation particles: logits (M, K), flagged bool (M,).
 
-    `measured` is the share of them that were sized on their pixels, for want of the instrument's.
+    `measured` is the share of them that were sized on their pixels, for want of the instrument's;
+    `seen` uint64, sorted, are the marks of the pictures that it learnt from or was chosen by.
     """
 
     logits: np.ndarray
     flagged: np.ndarray
     measured: float
+    seen: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -183,4 +185,6 @@ def _val(
         classes=model.classes,
         groups=rows["group"].astype(str).to_numpy(object) if "group" in rows else None,
     )
-    return val, Held(logits, flagged, float(rows["ecd_um"].isna().to_numpy().mean()))
+    return val, Held(
+        logits, flagged, float(rows["ecd_um"].isna().to_numpy().mean()), arrays["seen"]
+    )

@@ -15,7 +15,7 @@ from svpkit.particles.particleset import ParticleSet, batches
 from svpkit.reference import sizes
 
 if TYPE_CHECKING:
-    from svpkit.predict import Read
+    from svpkit.looked import Read
 
 BLOCK = 16_384
 KEPT = ("id", "run", "particle_id", "source", "group", "timestamp", "um_per_px")
@@ -104,7 +104,9 @@ def _block(deployed: Deployed, read: "Read", own: Named, block: slice) -> pd.Dat
     table["predicted"] = np.array(deployed.names, object)[own.codes[block]]
     table["set"] = _sets(deployed.classes, own.members[block])
     table["ecd_um"] = own.ecd_um[block]
-    table["size_from"] = np.where(own.measured[block], "pixels", "instrument")
+    known = np.isfinite(own.ecd_um[block])
+    told = np.where(own.measured[block], "pixels", "instrument")
+    table["size_from"] = np.where(known, told, "")
     table["um_per_px"] = given["um_per_px"].to_numpy(float)
     for kind, values in (("p", own.p), ("calibrated", own.calibrated)):
         for i, name in enumerate(deployed.classes):

@@ -22,14 +22,14 @@ from svpkit.particles.particleset import ParticleSet
 from svpkit.particles.split import Split
 from svpkit.store import stage, write_json
 
-FORMAT = 1
+FORMAT = 2
 ARRAYS, RECORD = "reference.safetensors", "reference.json"
 # Training particles that strangeness is measured by, and those that are harmed to make strangers.
 SAMPLE, HARMED = 5_000, 1_000
 ALPHA = 0.05
 
 
-@stage(revision=2)
+@stage(revision=3)
 def reference(
     out: Path, params: Mapping[str, Any], classifier: Path, split: Path, score: Path
 ) -> None:
@@ -59,6 +59,8 @@ def reference(
     arrays |= {} if shift is None else {f"shift.{name}": a for name, a in shift.arrays().items()}
     arrays["val.flagged"] = detector.flags(seen.features, logits).astype(np.uint8)
     arrays["val.ecd_um"] = sizes(val)
+    arrays["seen"] = np.unique(np.concatenate([marks(sets.train()), marks(val)]))
+    said["size_ratio"] = size_ratio(val)
     if ranks.main():
         save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, out / ARRAYS)
         write_json(out / RECORD, said)
@@ -76,6 +78,30 @@ def sizes(particles: ParticleSet) -> np.ndarray:
         if len(block):
             found[block] = diameters(particles.images(block), scale[block])
     return found
+
+
+def marks(particles: ParticleSet) -> np.ndarray:
+    """Return the first 64 bits of the digest of each picture, uint64 (N,)."""
+    digests = particles.table["digest"] if len(particles) else ()
+    return np.array([int(digest[:16], 16) for digest in digests], np.uint64)
+
+
+def size_ratio(particles: ParticleSet, most: int = 500) -> float | None:
+    """Return the instrument's ECD over that of the pixels, their median over particles at hand.
+
+    Instruments mean different diameters by a size. 1 where sizes are those of the pixels, None
+    where fewer than 20 have both.
+    """
+    given = particles.table["ecd_um"].to_numpy(float)
+    scale = particles.table["um_per_px"].to_numpy(float)
+    rows = np.flatnonzero((scale > 0) & (np.isnan(given) | (given > 0)))
+    rows = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)]
+    if not len(rows):
+        return None
+    pixels = diameters(particles.images(rows), scale[rows])
+    ratio = np.where(np.isnan(given[rows]), 1.0, given[rows] / pixels)
+    ratio = ratio[np.isfinite(ratio) & np.isfinite(pixels)]
+    return float(np.median(ratio)) if len(ratio) >= 20 else None
 
 
 def _logits(rows: pd.DataFrame, model: Model) -> np.ndarray:

@@ -147,7 +147,7 @@ def test_the_first_screen_answers_by_class_with_interval_and_limit():
     said = header(stated(made, "air_bubble", ">= 5", 0.0, 0.0, 7.378))
     assert "silicone oil: 1,240 per mL ≥ 5 µm (1,080 to 1,410)" in said
     assert "air bubble: 0 per mL ≥ 5 µm (< 7.4)" in said
-    assert "A count of 0 means fewer than 7.4 per mL, not none." in said
+    assert "A count of 0 is not none: it means fewer than 7.4 per mL." in said
     assert "not a compendial test" in said
     assert said.index("protein:") < said.index("silicone oil:") < said.index("unknown:")
 
@@ -182,19 +182,19 @@ def test_warnings_stand_on_the_first_screen():
 
 
 def test_a_zero_means_less_than_its_own_limit_or_that_of_the_volume():
-    assert "0 means fewer than 7.4 per mL" in header(counted({}))
+    assert "it means fewer than 7.4 per mL." in header(counted({}))
     wider = stated(counted({}), "air_bubble", ">= 5", 0.0, 0.0, 11.9)
-    assert "0 means fewer than 7.4 to 12 per mL, as the tables give it" in header(wider)
+    assert "it means fewer than 7.4 to 12 per mL." in header(wider)
     seen = counted({"dilution": 10.0})
     seen.counts["per_ml"] = seen.counts["per_ml"].clip(lower=1.0)
-    assert "0 means fewer than 74 per mL" in header(seen)
+    assert "it means fewer than 74 per mL." in header(seen)
 
 
 def test_several_runs_stand_in_one_table_and_none_without_volume_passes_for_a_concentration():
     made = counted({}, {"run": "run-2", "volume_ml": None}, {"run": "blank", "blank": True})
     made = stated(made, "protein", ">= 10", 123.0, 98.0, 151.0, run="run-2")
     said = header(made)
-    assert "3 runs" in said and re.search("blank blank", said)
+    assert "2 runs, particles" in said and re.search("blank blank", said)
     assert re.search(r"run-2 no volume \d+ in all", said)
     assert "no particles per mL: run-2." in said
     assert "≥ 25 µm" in section(made, "runs")
@@ -205,7 +205,92 @@ def test_a_blank_that_is_subtracted_has_no_row_of_counts():
     made = counted({}, {"run": "empty", "blank": True})
     made = replace(made, counts=made.counts[made.counts["run"] == "run-1"])
     assert made.runs == ["run-1"] and "silicone oil: " in header(made)
-    assert "empty blank" in section(made, "provenance") and "empty" not in terminal(made)
+    assert (
+        "empty blank" in section(made, "provenance")
+        and "empty" not in terminal(made).split("Blank")[0]
+    )
+
+
+def test_a_blank_and_a_dilution_are_told_first():
+    blank = {"run": "empty", "blank": True, "particles": 7040}
+    made = counted({"dilution": 10.0}, {"run": "run-2", "dilution": 10.0}, blank)
+    made = replace(made, counts=made.counts[made.counts["run"] != "empty"])
+    said = header(made)
+    assert "Blank empty (7,040 particles) is subtracted from all runs." in said
+    assert "of the undiluted sample: runs were diluted 10 times." in said
+    assert "2 runs, particles" in said
+    one = header(counted({"dilution": 2.5}))
+    assert "the run was diluted 2.5 times" in one and "subtracted" not in one
+    mixed = header(counted({}, {"run": "run-2", "dilution": 3.0}))
+    assert "sample: run-1 not diluted; run-2 diluted 3 times." in mixed
+    assert "undiluted" not in header(counted({}))
+
+
+def test_without_a_volume_nothing_passes_for_undiluted_or_less_its_blank():
+    bare, blank = {"volume_ml": None, "dilution": 4.0}, {"run": "empty", "blank": True}
+    said = header(counted(bare, blank))
+    assert "Blank empty (569 particles) is not subtracted: no volume is known." in said
+    assert "after dilution, as no volume is known: the run was diluted 4 times." in said
+    some = header(counted({}, {"run": "run-2", **bare}, blank))
+    assert "subtracted from the runs of known volume, not from run-2." in some
+    assert "Counts of run-2 are of what was measured" in some
+
+
+def noted(made, note, **where):
+    """Write a note on the rows of a class, a bin, a run."""
+    hit = np.all([made.counts[key].isin(several) for key, several in where.items()], axis=0)
+    return replace(made, counts=made.counts.assign(note=np.where(hit, note, "")))
+
+
+def test_runs_that_differ_are_told_first():
+    made = counted({}, {"run": "run-2"})
+    pooled = made.counts[made.counts["run"] == "run-1"].assign(run="both vials")
+    made = replace(made, counts=pd.concat([made.counts, pooled], ignore_index=True))
+    note = "runs differ more than by chance: interval x 1.6e+02"
+    own = noted(made, note, run=["both vials"])
+    told = "their intervals are widened 160 times; look at each run by itself."
+    assert f"The runs of the sample differ more than chance: {told}" in header(own)
+    assert told in " ".join(terminal(own).split())
+    some = noted(made, note, **{"run": ["both vials"], "class": ["protein"]})
+    assert f"more than chance in protein: {told}" in header(some)
+    assert "2 runs, particles" in header(made) and "widened" not in header(made)
+
+
+def test_what_the_blank_drowns_is_told_first():
+    note = "the blank holds as much or more: not measurable with it"
+    where = {"class": ["silicone_oil"], "bin": [">= 2", ">= 5"]}
+    said = header(noted(counted({}, {"run": "run-2"}), note, run=["run-1"], **where))
+    assert "In silicone oil ≥ 2 µm, ≥ 5 µm (run-1) the blank holds as much as the sample" in said
+    alone = header(noted(counted({}), note, **where))
+    assert "≥ 5 µm the blank holds as much" in alone and "the blank holds" not in header(
+        counted({})
+    )
+
+
+def test_each_run_has_its_own_reasons_and_a_short_name():
+    long = "protein-vial-sample2-replicate1-day"
+    shift = [{"level": "moderate", "reasons": [f"{what} is other"]} for what in ("grey", "edge")]
+    made = counted(*({"run": f"{long}{i}-11Apr", "shift": own} for i, own in enumerate(shift)))
+    said = header(made)
+    assert "…day0-11Apr: grey is other; …day1-11Apr: edge is other." in said
+    assert "…day0-11Apr" in terminal(made) and "replicate1" not in terminal(made)
+    same = counted(*({"run": f"run-{i}", "shift": shift[0]} for i in range(2)))
+    assert "run-0 and run-1 differ from" in header(same) and "on: grey is other." in header(same)
+
+
+def test_words_of_the_trade_are_explained():
+    made = counted({})
+    text = render(replace(made, run={**made.run, "unknown": "vim"}))
+    assert "virtual logit matching" in section(text, "diagnostics")
+    assert "spreads” is 1.8 times" in section(text, "diagnostics")
+    assert "mean set" not in text and "at least" not in words(text)
+    assert "cc is classify and count" in section(text, "method")
+    assert "by class and size" in terminal(made)
+
+
+def test_the_comparison_does_not_repeat_the_summary():
+    said = section(counted({}, {"run": "run-2"}), "runs")
+    assert "Particles per mL ≥ 5 µm" not in said and "Particles per mL ≥ 2 µm" in said
 
 
 def test_what_is_flagged_is_named_after_what_it_holds():
@@ -255,8 +340,9 @@ def test_particles_without_a_size_are_no_count_of_zero():
     made = counted({}, {"run": "run-2", **bare})
     every = made.counts[made.counts["bin"] == ">= 2"].assign(bin="all")
     made = replace(made, counts=pd.concat([every, made.counts]))
-    assert re.search("run-2 – – – – –", header(made))
-    assert "in all sizes: 100.0 % of run-2." in header(made)
+    said = header(made).replace("\u00a0", " ")
+    assert re.search("run-2 – – – – –", said)
+    assert "in all sizes: 100.0 % of run-2 (name the scale with -o um_per_px=...)." in said
     alone = counted(bare)
     alone = replace(alone, counts=pd.concat([every[every["run"] == "run-1"], alone.counts]))
     assert "protein: 800 per mL all sizes" in header(alone)
@@ -310,7 +396,7 @@ def test_an_interval_of_plain_counts_does_not_pass_for_more_than_chance():
     assert "(Poisson, exact at zero) and nothing else" in section(plain, "method")
     said = "Not corrected for misnaming: the intervals hold chance alone"
     assert said in header(plain) and said in terminal(plain)
-    assert "fewer than 7.4 per mL so named, not none" in header(plain)
+    assert "fewer than 7.4 per mL so named." in header(plain)
     assert "chance alone" not in header(corrected) and "so named" not in header(corrected)
     for made in (corrected, plain):
         assert "chose the checkpoint" in section(made, "method")

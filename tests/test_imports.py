@@ -30,6 +30,7 @@ ABOVE = (
     "counted",
     "reference",
     "left",
+    "looked",
     "compare",
     "pairs",
     "audit",

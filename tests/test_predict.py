@@ -117,6 +117,41 @@ def test_far_input_is_refused_unless_forced(run, tmp_path):
     assert page.inputs[0]["forced"] and set(page.counts["method"]) == {"cc"}
 
 
+def test_one_far_run_does_not_take_the_others_with_it(run, new, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "far").mkdir()
+    for i in range(60):
+        picture = rng.integers(0, 256, (16, 16), np.uint8)
+        Image.fromarray(picture).save(tmp_path / "far" / f"{i}.png")
+    read = [source(run, new), source(run, tmp_path / "far")]
+    page = predict(run.folder, run.registry, read, tmp_path / "out")
+    assert page.runs == [new.name] and (tmp_path / "out" / "report.html").is_file()
+    assert any("Left out, not counted" in w and "'far' is far" in w for w in page.warnings)
+    blank = Source(read[1].reader, tmp_path / "far", blank=True)
+    with pytest.raises(SvpkitError, match="far from what the model"):
+        predict(run.folder, run.registry, [read[0], blank], tmp_path / "no")
+
+
+def test_pictures_that_trained_the_model_are_told(run, place, new, tmp_path):
+    known = predict(run.folder, run.registry, [source(run, place / "data")], tmp_path / "known")
+    assert any("trained or chosen on 100% of these very pictures" in w for w in known.warnings)
+    fresh = predict(run.folder, run.registry, [source(run, new)], tmp_path / "fresh")
+    assert not any("these very pictures" in w for w in fresh.warnings)
+
+
+def test_sizes_that_mean_another_diameter_are_not_corrected(run, new, tmp_path, monkeypatch):
+    from svpkit import predict as module
+
+    plain = predict(run.folder, run.registry, [source(run, new)], tmp_path / "plain")
+    assert set(plain.counts["method"]) == {"acc"}
+    deployed = Deployed.open(run.folder / "model", run.registry)
+    opened = replace(deployed, record={**deployed.record, "size_ratio": 0.6})
+    monkeypatch.setattr(module.Deployed, "open", lambda *args: opened)
+    page = predict(run.folder, run.registry, [source(run, new)], tmp_path / "out")
+    assert set(page.counts["method"]) == {"cc"}
+    assert page.counts["note"].str.contains("another diameter is meant").all()
+
+
 def test_another_mix_is_no_shift(run, tmp_path):
     few = write_folder(tmp_path / "few", {"disc": 5, "ring": 90, "bar": 5}, seed=11)
     page = predict(run.folder, run.registry, [source(run, few)], tmp_path / "out")

@@ -200,7 +200,7 @@ def test_import_and_inspect_show_what_is_there(svpkit_, place):
         (["run", "toy.toml", "-o", "data.val={ disc=900 }", "--store", "s2"], "data.val.disc"),
         (["run", "toy.toml", "-o", "evaluate.prevalence={ dsc=1 }", "--store", "s2"], "dsc"),
         (["predict", "toy", "nowhere", "--out", "x"], "nothing here to read"),
-        (["predict", "tyo", "test", "--out", "x"], "run (in runs): unknown 'tyo'"),
+        (["predict", "tyo", "test", "--out", "x"], "--runs DIR names another): unknown 'tyo'"),
         (
             ["run", "toy.toml", "-o", "data.reader=folder", "-o", "data.path=''"],
             "data.path: missing",

@@ -18,7 +18,11 @@ def data() -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--reader", help="Reader by name [default: the one that knows the input].")
 @click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="A reader's.")
-@click.option("--labels", type=click.Path(path_type=Path), help="CSV of labels by particle id.")
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="CSV with the columns particle_id (or image), label, and run of several.",
+)
 @click.option(
     "--size",
     default=64,
@@ -56,7 +60,7 @@ def import_(
     click.echo(f"{len(particles):,} particles in {out}")
     unlabelled = int((particles.labels < 0).sum())
     if unlabelled:
-        click.echo(f"{unlabelled:,} of them without a label (class folders or -o labels=FILE.csv)")
+        click.echo(f"{unlabelled:,} of them without a label (class folders, or --labels FILE.csv)")
     for line in api.set_aside(out):
         click.echo(line)
 

@@ -72,6 +72,8 @@ def predict(
     Writes predictions (parquet and CSV), counts.csv and report.html into the new folder OUT.
     """
     from svpkit import api
+    from svpkit.counted import LEFT_OUT
+    from svpkit.errors import SvpkitError
     from svpkit.keep import read_thresholds
     from svpkit.predict import Ask, Source
     from svpkit.predict import predict as count
@@ -92,9 +94,12 @@ def predict(
             click.echo(f"{name}: no precision can be promised; what is likeliest it is rejected")
     for line in api.set_aside(out):
         click.echo(line)
+    left = [line for line in found.warnings if line.startswith(LEFT_OUT)]
     if to_label:
         click.echo(f"to label next: {out / 'to-label.csv'}, to-label.png")
     click.echo(f"report: {out / 'report.html'}")
+    if left:
+        raise SvpkitError("; ".join(line.removeprefix(LEFT_OUT) for line in left))
 
 
 @click.command()

@@ -38,8 +38,8 @@ DIFFERS = "it differs from validation in more than its mix"
 
 FLAGGED = (
     "flagged, as it is: not less those flagged by mistake",
-    "flagged beyond what validation flags by mistake: at least, what is strange and named is not "
-    "seen",
+    "flagged beyond what validation flags by mistake: odd ones of known classes are among them, "
+    "strangers that look like a class are not",
 )
 """Note of that row, by whether the method corrects it."""
 
@@ -125,7 +125,8 @@ def count_table(
     between the runs), method and note.
 
     A bin sums up its strata, each corrected with its own confusion. Limits are percentiles of
-    joint replicates, exact Poisson ones for "cc"; wider where runs differ (`runs.between`).
+    joint replicates, exact Poisson ones for "cc"; wider where runs differ (`runs.between`). A
+    cumulative bin holds no less than one inside it; differential ones need not add up to it.
     """
     _check(reference, runs, blank)
     empty_unit = pool("(blank)", blank) if blank else None
@@ -138,8 +139,19 @@ def count_table(
         empty = None
         if empty_unit:
             empty = _Counted.of(reference, empty_unit, chosen, replicates, seed)
-        parts += [_rows(reference, counted, empty, bin_, why) for bin_ in bins()]
+        own = [_rows(reference, counted, empty, bin_, why) for bin_ in bins()]
+        _nest([rows for rows, bin_ in zip(own, bins(), strict=True) if bin_.cumulative])
+        parts += own
     return pd.DataFrame({key: [x for part in parts for x in part[key]] for key in parts[0]})
+
+
+def _nest(rows: Sequence[dict[str, list]]) -> None:
+    # bins are corrected each by itself, but none can hold less than one inside it
+    for inner, outer in zip(reversed(rows), list(reversed(rows))[1:], strict=False):
+        for name in ("count", "per_ml"):
+            for key in (name, f"{name}_low"):
+                outer[key] = np.fmax(outer[key], inner[key]).tolist()
+            outer[f"{name}_high"] = np.maximum(outer[f"{name}_high"], outer[name]).tolist()
 
 
 def _check(reference: Reference, runs: Sequence[Run], blank: Sequence[Run]) -> None:
@@ -232,7 +244,10 @@ def _rows(
             said.append("volume unknown: nothing per mL")
         elif blank is not None:
             less = blank.point(own)[c] / blank.unit.measured_ml
-            said.append(f"blank subtracted: {less:.3g} per mL as measured, not below 0")
+            told = f"{less:,.0f}" if less >= 100 else f"{less:.3g}"
+            said.append(f"blank subtracted: {told} per mL as measured, not below 0")
+            if count[0, c] > 0 and per_ml[0, c] == 0:
+                said.append("the blank holds as much or more: not measurable with it")
         if c == len(named) - 1:
             said.append(FLAGGED[counted.method in ("acc", "em")])
         said.append(why)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from svpkit.report import counts_figures, counts_methods, counts_words, html
+from svpkit.report import counts_figures, counts_methods, counts_sample, counts_words, html
 from svpkit.report.advice import SIMULATED
-from svpkit.report.counts_cells import EMPTY, Cell, Key, bins, cells, clean, shown, sized
+from svpkit.report.counts_cells import EMPTY, Cell, Key, bins, cells, clean, short, shown, sized
+from svpkit.report.counts_methods import DETECTORS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,6 +23,8 @@ STANDARD = (">= 2", ">= 5", ">= 10", ">= 25")
 LEAD = 12
 """Runs in the table of the first screen; the section on runs has them all."""
 QUEUED = 40
+NAME = 18
+"""Columns of a terminal that the name of a run has at least, if half of it needs them."""
 
 SECTIONS = {
     "counts": "Counts by class and size",
@@ -105,12 +108,15 @@ def render(found: Counted) -> str:
         names=_names(found),
         bins=cumulative,
         headline=_headline(cumulative),
+        standard=STANDARD,
         beside=[name for name in (">= 10", ">= 25") if name in cumulative],
         runs=[_run(found, name, every, cumulative, differential) for name in found.runs],
         inputs={str(each["run"]): each for each in found.inputs},
         notices=counts_words.notices(found),
         shifts=counts_words.shifts(found),
         methods=counts_methods.methods(found),
+        n_runs=counts_sample.counted_runs(found),
+        detector=DETECTORS.get(str(found.run.get("unknown")), ""),
         interval_holds=counts_methods.intervals(found),
         sizes=counts_figures.size_panels(found, mark),
         legend=counts_figures.legend(found),
@@ -133,16 +139,20 @@ def table(found: Counted) -> "Table":
     columns = standard or bins(found, True)
     mark = " (SIMULATED particles)" if found.simulated else ""
     caption = "\n".join(text for _, text in counts_words.notices(found))
-    made = Table(title=f"particles per mL by class{mark}", caption=escape(caption))
+    made = Table(title=f"particles by class and size{mark}", caption=escape(caption))
     made.caption_justify = "left"
-    for name in (*(["run"] if len(found.runs) > 1 else []), "class"):
-        made.add_column(name, overflow="fold")
+    called = short(found)
+    if len(found.runs) > 1:
+        # a name takes two lines rather than ten
+        wide = max(len(called[run]) for run in found.runs)
+        made.add_column("run", overflow="fold", min_width=min(NAME, -(-wide // 2)))
+    made.add_column("class", overflow="fold")
     for name in (*map(sized, columns), "unit"):
         made.add_column(name, justify="right")
     for run in found.runs:
         for i, name in enumerate(found.classes):
             row = [every.get((run, name, each, True), EMPTY) for each in columns]
-            lead = [clean(run) if i == 0 else ""] if len(found.runs) > 1 else []
+            lead = [called[run] if i == 0 else ""] if len(found.runs) > 1 else []
             unit = "per mL" if any(cell.per_ml for cell in row) else "particles"
             texts = [f"{cell.value} ({cell.around})" if cell.around else cell.value for cell in row]
             made.add_row(*map(escape, [*lead, names[name], *texts, unit]))

@@ -1,6 +1,7 @@
 """Counts as text: names, size bins, and values rounded to what their intervals support."""
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ class Cell:
     per_ml: bool
 
 
+LONG = 12
+"""Characters that the names of runs have in common, from which they are left out."""
 EMPTY = Cell("–", "", "", False)
 Key = tuple[str, str, str, bool]
 
@@ -42,12 +45,31 @@ def clean_line(text: str) -> str:
     return clean(" ".join(text.split()))
 
 
+def short(found: "Counted") -> dict[str, str]:
+    """Return what to call each run: without what a long beginning has in common, "…day7-11Apr"."""
+    every = dict.fromkeys([*found.runs, *(str(each["run"]) for each in found.inputs)])
+    own = {str(each["run"]) for each in found.inputs if not each.get("blank")}
+    start = os.path.commonprefix([clean(run) for run in own]) if len(own) > 1 else ""
+    start = re.sub(r"[^-_./\\ ]*$", "", start)  # whole words
+    cut = len(start) if len(start) >= LONG else 0
+    said = {run: clean(run) for run in every}
+    return {
+        run: f"…{name[cut:]}" if cut and name.startswith(start) and name[cut:] else name
+        for run, name in said.items()
+    }
+
+
+def listed(told: Sequence[str]) -> str:
+    """List texts: "a, b and c"."""
+    return " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
+
+
 def whom(names: Sequence[Any], most: int = 4) -> str:
     """List runs, and how many more there are: "a, b, c, d and 12 more"."""
     told = [clean(name) for name in names[:most]]
     if len(names) > most:
         return f"{', '.join(told)} and {len(names) - most} more"
-    return " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
+    return listed(told)
 
 
 def parts(note: Any) -> list[str]:
@@ -55,6 +77,12 @@ def parts(note: Any) -> list[str]:
     # what the table shows itself is left out, and by the caller what holds for every row: the why
     parts = clean_line(note).split("; ") if isinstance(note, str) and note.strip() else []
     return [part for part in parts if not part.startswith(("none named:", "volume unknown:"))]
+
+
+def sizes_of(sizes: Sequence[Any], bins: int) -> str:
+    """Write size bins, "≥ 2 µm, ≥ 5 µm", or "every size" where they are all `bins` there are."""
+    found = list(dict.fromkeys(map(sized, sizes)))
+    return "every size" if len(found) == bins else ", ".join(found)
 
 
 def shown(name: Any) -> str:

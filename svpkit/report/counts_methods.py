@@ -4,17 +4,24 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from svpkit.report.counts_cells import clean, clean_line, parts, whom
+from svpkit.report.counts_cells import clean, clean_line, parts, short, whom
 
 if TYPE_CHECKING:
     from svpkit.report.counts import Counted
 
 METHODS = {
-    "cc": "classify and count: particles bearing each name, as they are",
-    "pcc": "probabilistic count: the sum of calibrated probabilities",
-    "acc": "adjusted count: what is named, corrected by the confusion seen in validation",
-    "em": "expectation and maximisation (Saerens) on calibrated probabilities",
+    "cc": "classify and count (cc): particles bearing each name, as they are",
+    "pcc": "probabilistic count (pcc): the sum of calibrated probabilities",
+    "acc": "adjusted count (acc): what is named, corrected by the confusion seen in validation",
+    "em": "expectation and maximisation (em, Saerens) on calibrated probabilities",
 }
+DETECTORS = {
+    "energy": "energy: how low the scores of all classes are",
+    "knn": "knn, nearest neighbours: how far the nearest particles of training are",
+    "vim": "vim, virtual logit matching: how far a particle lies outside the directions in which "
+    "those of training vary, weighed against the scores of the classes",
+}
+"""How the finder of unknown particles, named in `run`, tells them."""
 PLAIN = ("cc", "pcc")
 """Methods whose limits hold chance alone."""
 HOLDS = (
@@ -88,7 +95,7 @@ def uncorrected(found: "Counted") -> str:
     """Say which runs were counted as named, and what their intervals leave out; "" for none."""
     every = used(found)
     own = [run for run, method in every.items() if method in PLAIN]
-    where = "" if len(own) == len(every) else f" ({whom(own)})"
+    where = "" if len(own) == len(every) else f" ({whom([short(found)[run] for run in own])})"
     said = "the intervals hold chance alone, not the mistakes of the classifier"
     return f"Not corrected for misnaming{where}: {said}." if own else ""
 

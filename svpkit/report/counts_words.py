@@ -1,13 +1,30 @@
 """What the page of counts says in words: warnings, shift and notes."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from svpkit.report.counts_cells import clean, clean_line, parts, shown, sized, unsized, upper, whom
+from svpkit.report.counts_cells import (
+    clean_line,
+    parts,
+    short,
+    shown,
+    sizes_of,
+    unsized,
+    upper,
+    whom,
+)
 from svpkit.report.counts_methods import PLAIN, mixed, uncorrected, used
+from svpkit.report.counts_sample import (
+    diluted,
+    drowned,
+    reasons,
+    subtracted,
+    unlike,
+    volume,
+)
 from svpkit.report.numbers import percent, value
 
 if TYPE_CHECKING:
@@ -30,11 +47,15 @@ def notices(found: "Counted") -> list[tuple[str, str]]:
         *(("warn", clean_line(text)) for text in found.warnings),
         ("warn", _unjudged(found)),
         ("warn", _unmeasured(found)),
+        ("warn", unlike(found)),
+        ("warn", drowned(found)),
         ("warn", _sizeless(found)),
         ("warn", _many(found, "unknown", "look like no class of the model (unknown)")),
         ("warn", _many(found, "rejected", "were too uncertain to be named (rejected)")),
         ("warn", _unread(found)),
         ("warn", uncorrected(found)),
+        ("note", subtracted(found)),
+        ("note", diluted(found)),
         ("note", mixed(found)),
         ("note", _zero(found)),
     ]
@@ -54,7 +75,7 @@ def flags(found: "Counted", run: str) -> list[tuple[str, str]]:
             f"{level} shift" if level in ("moderate", "far") else "",
         ),
         ("bad", "forced" if each.get("forced") else ""),
-        ("warn", "" if _volume(each) else "no volume"),
+        ("warn", "" if volume(each) else "no volume"),
         *(("warn", f"{percent(s, 0)} {k}" if s > MUCH else "") for k, s in _shares(each).items()),
     ]
     return [(kind, text) for kind, text in said if text]
@@ -93,20 +114,13 @@ def notes(counts: pd.DataFrame) -> list[str]:
     for row in counts.to_dict(orient="records"):
         for note in parts(row.get("note")):
             own = made.setdefault(note, {}).setdefault(shown(row["class"]), [])
-            own.append(sized(row["bin"]).removesuffix(" µm"))
+            own.append(row["bin"])
     n, bins = len(counts), len(set(counts["bin"]))
     return [
-        f"{note} ({'; '.join(f'{name}: {_sizes(sizes, bins)}' for name, sizes in own.items())})"
+        f"{note} ({'; '.join(f'{name}: {sizes_of(sizes, bins)}' for name, sizes in own.items())})"
         for note, own in made.items()
         if sum(map(len, own.values())) < n
     ]
-
-
-def _sizes(sizes: Sequence[str], bins: int) -> str:
-    found = list(dict.fromkeys(sizes))
-    if len(found) == bins:
-        return "every size"
-    return ", ".join(each if each == "all sizes" else f"{each} µm" for each in found)
 
 
 def _level(each: Mapping[str, Any]) -> str:
@@ -120,11 +134,6 @@ def _of(found: "Counted", level: str) -> list[str]:
     return [str(each["run"]) for each in found.inputs if _level(each) == level]
 
 
-def _volume(each: Mapping[str, Any]) -> float | None:
-    volume = value(each.get("volume_ml"))
-    return volume if volume and volume > 0 else None
-
-
 def _shares(each: Mapping[str, Any]) -> dict[str, float]:
     total = max(1, each.get("particles") or 0)
     return {kind: (each.get(kind) or 0) / total for kind in ("unknown", "rejected")}
@@ -134,10 +143,9 @@ def _shifted(found: "Counted", level: str) -> str:
     own = _of(found, level)
     if not own:
         return ""
-    alone = len(found.inputs) == 1
+    alone, names = len(found.inputs) == 1, short(found)
     told = [each for each in found.inputs if str(each["run"]) in own]
-    reasons = dict.fromkeys(str(r) for each in told for r in each["shift"].get("reasons") or ())
-    why = "; ".join(clean_line(reason).rstrip(".") for reason in [*reasons][:4])
+    why, own = reasons(found, told), [names[run] for run in own]
     said = f": {why}." if why else "."
     if level == "far":
         forced = ", and counted because it was forced" * all(e.get("forced") for e in told)
@@ -153,23 +161,25 @@ def _shifted(found: "Counted", level: str) -> str:
 
 
 def _unmeasured(found: "Counted") -> str:
-    own = [each["run"] for each in found.inputs if not _volume(each)]
-    where = f": {whom(own)}" if len(found.inputs) > 1 else ""
+    own = [each["run"] for each in found.inputs if not volume(each)]
+    where = f": {whom([short(found)[str(run)] for run in own])}" if len(found.inputs) > 1 else ""
     said = f"The analysed volume is not known, so counts only, no particles per mL{where}."
     return said if own else ""
 
 
 def _unjudged(found: "Counted") -> str:
     own = _of(found, "untested")
-    where = f" ({whom(own)})" if len(found.inputs) > 1 else ""
+    where = f" ({whom([short(found)[run] for run in own])})" if len(found.inputs) > 1 else ""
     said = f"Whether the particles look like those of validation could not be tested{where}."
     return said if own else ""
 
 
 def _sizeless(found: "Counted") -> str:
-    own = [(unsized(each), each["run"]) for each in found.inputs]
-    told = [f"{percent(share)} of {clean(run)}" for share, run in own if share > 0]
-    said = f"Particles of unknown size are in no size bin, only in all sizes: {whom(told)}."
+    own, names = [(unsized(each), str(each["run"])) for each in found.inputs], short(found)
+    told = [f"{percent(share)} of {names[run]}" for share, run in own if share > 0]
+    # a run without any size lacks the scale, which the user may know
+    name = " (name the scale with -o um_per_px=...)" * any(share == 1 for share, _ in own)
+    said = f"Particles of unknown size are in no size bin, only in all sizes: {whom(told)}{name}."
     return said if told else ""
 
 
@@ -180,7 +190,7 @@ def _many(found: "Counted", kind: str, what: str) -> str:
         return ""
     if len(found.inputs) == 1:
         return f"{percent(own[0][0])} of the particles {what}."
-    told = [f"{percent(share)} of {clean(run)}" for share, run in own]
+    told = [f"{percent(share)} of {short(found)[str(run)]}" for share, run in own]
     return f"{whom(told)} {what}."
 
 
@@ -194,13 +204,13 @@ def _zero(found: "Counted") -> str:
     # what the tables say of their zeros, else what a zero would mean
     zeros = found.counts[(found.counts["per_ml"] == 0) & (found.counts["per_ml_high"] > 0)]
     limits = zeros["per_ml_high"].tolist() or [
-        ZERO / volume * (value(each.get("dilution")) or 1.0)
+        ZERO / own * (value(each.get("dilution")) or 1.0)
         for each in found.inputs
-        if (volume := _volume(each))
+        if (own := volume(each))
     ]
     if not limits:
         return ""
     low, high = (upper(end) for end in (min(limits), max(limits)))
-    fewer = f"{low} per mL" if low == high else f"{low} to {high} per mL, as the tables give it"
+    fewer = f"{low} per mL" if low == high else f"{low} to {high} per mL"
     named = " so named" * all(method in PLAIN for method in used(found).values())
-    return f"A count of 0 means fewer than {fewer}{named}, not none."
+    return f"A count of 0 is not none: it means fewer than {fewer}{named}."
