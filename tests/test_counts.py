@@ -396,3 +396,25 @@ def test_plain_counts_say_that_their_limits_leave_out_misnaming():
         table = count_table(USUAL, [strange], method=method)
         assert table["note"].str.contains("chance alone, not what is misnamed").all()
     assert not count_table(USUAL, [run([90, 5, 5, 0])])["note"].str.contains("chance alone").any()
+
+
+def test_no_bin_holds_less_than_one_inside_it():
+    """Each bin is corrected by itself: small particles misnamed as oil must not go below zero."""
+    rng = np.random.default_rng(3)
+    small, large = (
+        of_table([[990, 8, 1, 1], [4, 40, 3, 3], [1, 1, 48, 0]], um, seed)
+        for um, seed in ((3, 0), (12, 1))
+    )
+    known = Reference(*(np.concatenate(pair) for pair in zip(small, large, strict=True)), CLASSES)
+    sizes = [(1.0, [30, 0, 0, 0]), (3.0, [900, 2, 1, 0]), (7.0, [5, 4, 0, 1]), (12.0, [3, 9, 2, 0])]
+    parts = [of_table([counts], um) for um, counts in sizes]
+    _, p, named, ecd = (np.concatenate(each) for each in zip(*parts, strict=True))
+    mixed = rng.permutation(len(p))
+    one = Run("run", p[mixed], named[mixed], ecd[mixed], volume_ml=0.2)
+    table = count_table(known, [one], method="acc")
+    for name in (*CLASSES, "unknown"):
+        nested = [row(table, name, b)["count"] for b in ("all", ">= 2", ">= 5", ">= 10", ">= 25")]
+        assert nested == sorted(nested, reverse=True), name
+        for b in ("all", ">= 2", ">= 5"):
+            found = row(table, name, b)
+            assert found["count_low"] <= found["count"] <= found["count_high"]

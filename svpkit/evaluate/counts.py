@@ -146,11 +146,11 @@ def count_table(
 
 
 def _nest(rows: Sequence[dict[str, list]]) -> None:
-    # bins are corrected each by itself, but none can hold less than one inside it
+    # bins are corrected each by itself, but none can hold less than one inside it; limits stay as
+    # they are: the highest of several lower ones would hold less often than each
     for inner, outer in zip(reversed(rows), list(reversed(rows))[1:], strict=False):
         for name in ("count", "per_ml"):
-            for key in (name, f"{name}_low"):
-                outer[key] = np.fmax(outer[key], inner[key]).tolist()
+            outer[name] = np.fmax(outer[name], inner[name]).tolist()
             outer[f"{name}_high"] = np.maximum(outer[f"{name}_high"], outer[name]).tolist()
 
 
