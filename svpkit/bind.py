@@ -174,7 +174,9 @@ def _pretraining(recipe: Recipe, registry: Registry) -> Use | None:
         return None
     assert recipe.generator
     instrument, kinds = asked.on.removeprefix(SIMULATED), registry.names("particle_type")
-    drawn = [name for name in recipe.generator.classes if name in kinds] or kinds
+    # without a class of its own, what svpkit draws by itself: no plugin installed changes a recipe
+    own = [n for n in kinds if registry.get("particle_type", n).origin == "built-in"]
+    drawn = [name for name in recipe.generator.classes if name in kinds] or own
     for name in ("instrument", "seed"):
         if name in asked.options:
             said = "`on` names it" if name == "instrument" else "the host sees to it"

@@ -411,8 +411,9 @@ def test_what_is_no_list_is_refused_in_one_line(tmp_path, change, message):
     assert not FlowCamReader().sniff(folder)
 
 
-def test_an_empty_list_yields_nothing(tmp_path):
-    assert read(edited(tmp_path, lambda lines: lines[:67])) == []
+def test_an_empty_list_yields_its_run_alone(tmp_path):
+    ((image, row),) = read(edited(tmp_path, lambda lines: lines[:67]))
+    assert image is None and row["run"] == "run"
 
 
 def test_byte_order_mark_line_ends_and_latin_names(tmp_path):
