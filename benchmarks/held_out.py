@@ -27,7 +27,7 @@ RUNS = "flowcam_protists/raw"
 OTHERS = ("blood_cells", "ifcb_raw", "flowcam_nano_protein", "flowcam_raw")
 
 
-def truth(own, name, bin_, cumulative):
+def truth(own, name, bin_):
     """Return how many particles of a class the labels have in a size bin."""
     ecd = own.loc[own["class"] == name, "abd_diameter"].to_numpy(float)
     if bin_ == "all":
@@ -52,7 +52,7 @@ def measure(run, registry, path, labels):
     if len(own):
         table = page.counts[page.counts["class"] != "unknown"]
         held = [
-            r["count_low"] <= truth(own, r["class"], r["bin"], r["cumulative"]) <= r["count_high"]
+            r["count_low"] <= truth(own, r["class"], r["bin"]) <= r["count_high"]
             for r in table.to_dict("records")
         ]
         row |= {"rows": len(held), "held": sum(held)}
