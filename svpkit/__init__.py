@@ -4,11 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from svpkit.errors import SvpkitError
-from svpkit.hookspecs import ImageSpec, hookimpl
+from svpkit.hookspecs import ImageSpec, Trial, hookimpl, tried
 
 if TYPE_CHECKING:
     from svpkit import draws
     from svpkit.api import load, run
+    from svpkit.particles.describe import describe
     from svpkit.particles.particleset import ParticleSet
 
 __version__ = "0.1.0"
@@ -16,11 +17,14 @@ __all__ = [
     "ImageSpec",
     "ParticleSet",
     "SvpkitError",
+    "Trial",
     "__version__",
+    "describe",
     "draws",
     "hookimpl",
     "load",
     "run",
+    "tried",
 ]
 
 # Loaded on first use, so that `import svpkit` and `svpkit --help` stay quick and load no torch.
@@ -28,6 +32,7 @@ _LAZY = {
     "ParticleSet": "svpkit.particles.particleset",
     "load": "svpkit.api",
     "run": "svpkit.api",
+    "describe": "svpkit.particles.describe",
     "draws": "svpkit.draws",
 }
 

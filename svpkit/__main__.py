@@ -3,11 +3,13 @@
 import os
 import sys
 
+from svpkit import ranks
 from svpkit.errors import SvpkitError
+from svpkit.signals import Ended, end_in_order
 
 
 def main() -> None:
-    """Run the command line: exit code 2 for what the user can mend, 130 when interrupted."""
+    """Run the command line: exit code 2 for what the user can mend, 130 or 143 when told to end."""
     import click
 
     from svpkit.cli import cli
@@ -16,6 +18,7 @@ def main() -> None:
     # times slower as soon as anything else wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+    end_in_order()
     try:
         cli.main(prog_name="svpkit", standalone_mode=False)
     except click.exceptions.Exit as done:
@@ -26,6 +29,12 @@ def main() -> None:
     except SvpkitError as error:
         click.echo(f"svpkit: {error}", err=True)
         sys.exit(2)
+    except RuntimeError as error:
+        if not ranks.lost(error):
+            raise
+        if ranks.LAUNCHED not in os.environ:
+            click.echo("svpkit: another process of this launch is gone", err=True)
+        sys.exit(ranks.LOST)
     except OSError as error:
         # a full disk, a read-only folder, a file where a folder should be: the user's to mend
         said = error.strerror or str(error)
@@ -33,11 +42,14 @@ def main() -> None:
             said = "this is a file, a folder is wanted"
         click.echo(f"svpkit: {error.filename or ''}: {said}", err=True)
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo(
-            "svpkit: interrupted; the same command goes on from the last checkpoint", err=True
-        )
-        sys.exit(130)
+    except (KeyboardInterrupt, click.Abort, Ended) as told:
+        click.echo(f"svpkit: {_ended()}", err=True)
+        sys.exit(told.code if isinstance(told, Ended) else 130)
+
+
+def _ended() -> str:
+    resumes = {"run", "bench", "fidelity", "audit"} & set(sys.argv[1:4])
+    return "interrupted" + ("; the same command goes on from where it was" if resumes else "")
 
 
 if __name__ == "__main__":

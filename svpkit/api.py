@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from svpkit.errors import SvpkitError, unknown
 from svpkit.plugins import Registry, Use, discover
 from svpkit.recipe import Recipe, validate
 from svpkit.recipe import load as load_recipe
+from svpkit.store import file_digest
 from svpkit.toml import override
 
 if TYPE_CHECKING:
@@ -139,15 +140,34 @@ class Run:
         sample = self._record["recipe"]["generator"]["sample"]
         return draw_from(self.generator(label), self.registry, label, n, seed, sample)
 
-    def export(self, label: str, out: Path | str) -> None:
-        """Write the generator of a class as the folder that its library opens by itself.
+    def export(
+        self, label: str | None = None, *, out: Path | str, to: str = "diffusers"
+    ) -> dict[str, Any]:
+        """Write the new folder `out`, which opens without svpkit; return its export.json.
 
-        For `diffusers_unet` that is `DDPMPipeline.from_pretrained(out)`. Raises SvpkitError for a
-        generator that has no such form.
+        To "timm" the classifier for `timm.create_model`, to "onnx" the classifier, its adjustment
+        and calibration as one graph, to "diffusers" the generator of the class `label` for
+        `DDPMPipeline.from_pretrained`. Raises SvpkitError, with nothing written, for what has no
+        such form and for a copy that says else than svpkit does.
         """
-        from svpkit.drawn import export_to
+        if to not in (known := ("timm", "onnx", "diffusers")):
+            raise unknown("export: to", to, known)
+        if to == "diffusers" and label is None:
+            raise SvpkitError("export: --to diffusers needs --class, whose generator is meant")
+        if to != "diffusers" and label is not None:
+            raise SvpkitError(f"export: --to {to} is the classifier of all classes: no --class")
+        if label is not None:
+            from svpkit.drawn import export_to
 
-        export_to(self.generator(label), self.registry, Path(out))
+            card = self.folder / "model" / "README.md"
+            return export_to(self.generator(label), self.registry, Path(out), card)
+        from svpkit.export.subject import subject
+
+        if to == "onnx":
+            from svpkit.export.graph import write_graph as write
+        else:
+            from svpkit.export.timm_folder import write_timm as write
+        return write(subject(self), Path(out))
 
     def generator(self, label: str) -> Path:
         """Return the folder of the generator that draws a class; raises SvpkitError without one."""
@@ -185,7 +205,11 @@ def experiment(
         for change in overrides:
             override(values, change)
         loaded, where, folder = validate(values, "recipe"), "recipe", Path()
-    return bind(loaded, registry, where=where, folder=folder, data_root=data_root)
+    given: dict[str, Any] = {"overrides": list(overrides)}
+    if isinstance(recipe, (str, Path)):
+        given["recipe_digest"] = file_digest(Path(recipe))
+    bound = bind(loaded, registry, where=where, folder=folder, data_root=data_root)
+    return replace(bound, asked=given)
 
 
 def execute(
@@ -205,7 +229,7 @@ def execute(
     from svpkit.keep import note_artifacts
     from svpkit.pipeline import walk
     from svpkit.plan import plan
-    from svpkit.record import write_run
+    from svpkit.record import note_start, write_run
     from svpkit.report.table import summary_table
     from svpkit.store import Store
 
@@ -218,6 +242,7 @@ def execute(
     folder = runs / experiment.recipe.name
     if ranks.main():
         note_artifacts(folder, [each.artifact.name for each in stages], done=False)
+    started = note_start(store, folder, experiment, [each.artifact for each in stages], fresh)
     kept = Store(store, fresh=tuple(fresh))
     try:
         walked = walk(experiment, checking(experiment, kept.get), deploys=deploys)
@@ -227,7 +252,7 @@ def execute(
         raise SvpkitError(f"{where}{said}") from None
     if not ranks.main():
         return Done(folder, None)
-    summary = summary_table(write_run(folder, experiment, walked, kept))
+    summary = summary_table(write_run(folder, experiment, walked, kept, started))
     note_artifacts(folder, [artifact.name for artifact in kept.used], done=True)
     return Done(folder, summary, _notes(kept))
 
@@ -256,7 +281,7 @@ def reader_for(
         raise SvpkitError(f"{source}: nothing here to read")
     if name is None:
         names = registry.names("reader")
-        knows = [n for n in names if registry.get("reader", n).thing.sniff(source)]
+        knows = [n for n in names if registry.knows(n, source)]
         if not knows:
             raise SvpkitError(
                 f"{source}: no reader knows this (name one with --reader: {', '.join(names)})"

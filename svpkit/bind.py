@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +54,10 @@ class Experiment:
     """A recipe with everything it names: the first arm is the recipe's own.
 
     `pretraining` reads the simulated particles that the generator learns from first, `weights` are
-    those of a ready-made feature extractor; None where there are none. `corrections` are the
-    filled-in rows of files of corrected labels, in order; `also` are further sets that only train.
+    those of a ready-made feature extractor, `extractor` is the plugin that brings one; None where
+    there are none. `corrections` are the filled-in rows of files of corrected labels, in order;
+    `also` are further sets that only train. `asked` is how the recipe was given: the digest of its
+    file, and the overrides.
     """
 
     recipe: Recipe
@@ -70,6 +72,8 @@ class Experiment:
     weights: Located | None = None
     corrections: "Filled | None" = None
     also: tuple[tuple[Use, Located | None], ...] = ()
+    extractor: Use | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
 
 def bind(
@@ -86,7 +90,7 @@ def bind(
     """
     roots = [r for r in (folder, data_root or environment_root()) if r]
     try:
-        return _bind(recipe, registry, where, roots)
+        return _bind(recipe, registry.only(recipe.plugins).under(roots), where, roots)
     except SvpkitError as error:
         raise SvpkitError(f"{where}: {error}") from None
 
@@ -95,7 +99,9 @@ def trained_by(recipe: Recipe, registry: Registry, where: str) -> Experiment:
     """Return a recipe bound to plugins alone, for work on data that a store holds already."""
     data, classifier = recipe.data, recipe.classifier
     try:
-        reader = registry.use("reader", data.reader, data.options, "data.reader")
+        registry = registry.only(recipe.plugins)
+        # nothing is read again: files that the reader was given may be gone
+        reader = registry.reopen("reader", data.reader, data.options, "data.reader")
         named = registry.use(
             "classifier", classifier.plugin, classifier.options, "classifier.plugin"
         )
@@ -128,6 +134,7 @@ def _bind(recipe: Recipe, registry: Registry, where: str, roots: list[Path]) -> 
         locate(weights, roots, "fidelity.weights") if weights else None,
         _corrections(data.corrections, roots),
         _also(recipe, registry, roots),
+        _extractor(recipe, registry),
     )
 
 
@@ -163,7 +170,16 @@ def _generator(recipe: Recipe, registry: Registry) -> Use | None:
     asked = recipe.generator
     if asked is None:
         return None
-    return registry.use("generator", asked.plugin, asked.options, "generator.plugin")
+    use = registry.use("generator", asked.plugin, asked.options, "generator.plugin")
+    # a generator that simulates draws its classes' particle types
+    return replace(use, classes=asked.classes) if use.simulates else use
+
+
+def _extractor(recipe: Recipe, registry: Registry) -> Use | None:
+    asked = recipe.fidelity
+    if asked.plugin is None:
+        return None
+    return registry.use("extractor", asked.plugin, asked.options, "fidelity.plugin")
 
 
 def _pretraining(recipe: Recipe, registry: Registry) -> Use | None:
@@ -213,6 +229,7 @@ def _arm(
     known = registry.names("strategy")
     for table, options in tables.items():
         if table not in known:
+            registry.explain("strategy", table, f"{key}.{table}")
             raise unknown(key, table, ["strategies", *known])
         if not isinstance(options, Mapping):
             raise SvpkitError(f"{key}.{table}: given {json.dumps(options)}, a table is wanted")

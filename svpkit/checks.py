@@ -25,7 +25,7 @@ def check_models(experiment: Experiment) -> None:
         experiment.classifier(ImageSpec(*shape, ("a", "b", "c")))
         if recipe.generator and any(arm.drawing for arm in experiment.arms):
             _check_generator(experiment, recipe.generator, shape)
-            _check_weights(experiment)
+            _check_extractor(experiment, shape)
         _check_promises(experiment)
     except SvpkitError as error:
         raise SvpkitError(f"{experiment.where}: {error}") from None
@@ -59,7 +59,11 @@ def _check_promises(experiment: Experiment) -> None:
             )
 
 
-def _check_weights(experiment: Experiment) -> None:
+def _check_extractor(experiment: Experiment, shape: tuple[int, int]) -> None:
+    if experiment.extractor:
+        from svpkit.generate.given import build
+
+        build(experiment.extractor, ImageSpec(*shape, ("a", "b", "c")))
     if experiment.weights:
         from svpkit.generate.backbone import check_backbone
 

@@ -26,13 +26,18 @@ class Drawn:
 def generator_use(folder: Path, registry: Registry) -> Use:
     """Return the plugin and options that a generator's folder names."""
     config = json.loads((folder / "config.json").read_text())
-    return registry.use("generator", config["plugin"], config["options"], f"{folder}: plugin")
+    return registry.reopen("generator", config["plugin"], config["options"], f"{folder}: plugin")
 
 
 def draw_from(
     folder: Path, registry: Registry, label: str, n: int, seed: int, sample: Mapping[str, Any]
 ) -> Drawn:
-    """Draw n particles of a class with the generator in `folder`, as its recipe samples."""
+    """Draw n particles of a class with the generator in `folder`, as its recipe samples.
+
+    Their digests go to the index of the store that it lies in, so that they are known again where
+    they would measure, whatever becomes of their names and tags.
+    """
+    from svpkit.drawn_index import note, real_of
     from svpkit.generate.drawing import draw, seeds_of
     from svpkit.generate.training import load_generator
     from svpkit.progress import Progress
@@ -45,12 +50,24 @@ def draw_from(
     labels, seeds = np.full(n, classes.index(label)), seeds_of(seed, label, np.arange(n))
     with Progress(f"drawing {label}", n) as progress:
         images = draw(model, labels, seeds, sample, progress=progress)
+    if (folder / "artifact.json").is_file():
+        note(folder.parent, folder.name, [images], real_of(folder.parent, folder))
     return Drawn(images, label, seed, file_digest(folder / "model.safetensors"))
 
 
-def export_to(folder: Path, registry: Registry, out: Path) -> None:
-    """Write the generator in `folder` as its own library keeps it; SvpkitError where none does."""
+def export_to(
+    folder: Path, registry: Registry, out: Path, card: Path | None = None
+) -> dict[str, Any]:
+    """Write the generator in `folder` as its own library keeps it, and return its export.json.
+
+    `card` is copied beside it where it is a file. Raises SvpkitError, with nothing written, where
+    the generator has no such form and where `out` is there and not empty.
+    """
+    from svpkit import __version__
+    from svpkit.export.folder import new_folder
     from svpkit.generate.training import load_generator
+    from svpkit.keep import weights_of
+    from svpkit.store import write_json
 
     use = generator_use(folder, registry)
     model = load_generator(folder, use)
@@ -59,7 +76,12 @@ def export_to(folder: Path, registry: Registry, out: Path) -> None:
             f"{folder}: generator '{use.plugin.name}' has no form outside svpkit ('diffusers_unet' "
             "has); its weights are the model.safetensors in there"
         )
-    model.export(out)
+    classes = json.loads((folder / "config.json").read_text())["spec"]["classes"]
+    said = {"to": "diffusers", "svpkit": __version__, "classes": classes}
+    with new_folder(out, card) as done:
+        model.export(done)
+        write_json(done / "export.json", said | {"weights": weights_of(folder)})
+    return said
 
 
 def write_png(drawn: Drawn, out: Path) -> None:

@@ -4,76 +4,42 @@ Progress is counted in images; every random number belongs to (seed, step, posit
 batch may be cut over any number of processes and a run resumed at any step.
 """
 
-import contextlib
 import copy
-import inspect
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from svpkit import checkpoint, devices, draws, ranks
+from svpkit import checkpoint, devices, draws, ranks, signals
+from svpkit.batches import places, prefetched, to_float, to_uint8
 from svpkit.ema import Ema
 from svpkit.errors import SvpkitError
+from svpkit.optimizers import members, optimizer_of, others, parts_of, still
+from svpkit.pieces import Running, cut, say_pieces
+from svpkit.plans import Augment, Plan, Task, learning_rate, progress, takes
 from svpkit.progress import Progress
 
-Loss = Callable[..., Tensor]
-Augment = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-Fetch = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-Mix = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-# The shares of the run after which the schedule "step" goes on at a hundredth (Cao et al. 2019).
-STEPS = (0.8, 0.9)
+__all__ = [
+    "Augment",
+    "Plan",
+    "Task",
+    "fit",
+    "learning_rate",
+    "places",
+    "progress",
+    "takes",
+    "to_float",
+    "to_uint8",
+]
 
-
-@dataclass(frozen=True)
-class Plan:
-    """How long and how to train: what the `train` table of a recipe holds too."""
-
-    images: int
-    batch: int
-    lr: float
-    schedule: str = "cosine"
-    warmup: float = 0.05
-    optimizer: str = "adam"
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    ema: float = 0.0
-
-
-@dataclass
-class Task:
-    """What is trained on what.
-
-    `order(step)` gives the positions of one batch, a pure function of the step; `fetch(positions)`
-    their images uint8 (B, C, H, W) and labels int64 (B,). `loss(model, images, labels, seeds,
-    part=)` defaults to the model's own forward, and is given `progress=`, the share of the run that
-    is done, where it takes that. `mix(images, labels, partners, partner_labels, seeds)` comes after
-    `augment`: a partner is the sample before it in the whole batch, the first one's the last, on
-    however many processes. `validate(model)` gives scores; the weights of the best `select` (the
-    highest, or the lowest where `lowest`) are kept when `choose` is true, else the last; before
-    the share `choose_from` of the run nothing is chosen. `patience` validations without a better
-    one end the training; 0 = none do.
-    """
-
-    order: Callable[[int], np.ndarray]
-    fetch: Fetch
-    loss: Loss | None = None
-    augment: Augment | None = None
-    mix: Mix | None = None
-    validate: Callable[[nn.Module], dict[str, Any]] | None = None
-    validations: int = 8
-    select: str = "macro_auprc"
-    lowest: bool = False
-    choose: bool = False
-    choose_from: float = 0.0
-    patience: int = 0
-    label: str = "training"
+# Steps from one question among processes whether a signal came to the next.
+TALK = 16
+# In fp16 gradients that overflow halve the scale; at this one they are no numbers at any scale.
+LEAST_SCALE = 2.0**-14
 
 
 @dataclass
@@ -85,39 +51,7 @@ class Progressed:
     best: float = -math.inf
     best_images: int = 0
     worse: int = 0
-
-
-def to_float(images: Tensor) -> Tensor:
-    """Return uint8 images as float32 in [-1, 1]."""
-    return images.to(torch.float32).div_(127.5).sub_(1)
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Return images in [-1, 1] as uint8, rounded and clipped."""
-    return images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def learning_rate(plan: Plan, images: int) -> float:
-    """Return the rate after `images`: linear warm-up over a share of the run, then the schedule."""
-    start = plan.warmup * plan.images
-    if images < start:
-        return plan.lr * (images + plan.batch) / (start + plan.batch)
-    if plan.schedule == "constant":
-        return plan.lr
-    if plan.schedule == "step":
-        return plan.lr * 0.01 ** sum(images >= share * plan.images for share in STEPS)
-    done = (images - start) / max(plan.images - start, 1)
-    return plan.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-
-
-def progress(plan: Plan, step: int) -> float:
-    """Return the share of the run that is done before this step, in 0 .. 1."""
-    return min(step * plan.batch / plan.images, 1.0)
-
-
-def takes(call: Callable[..., Any], name: str) -> bool:
-    """Return True when a function names this parameter."""
-    return name in inspect.signature(call).parameters
+    pieces: int = 1
 
 
 def fit(
@@ -127,10 +61,19 @@ def fit(
 
     The weights returned are the moving average (`plan.ema` > 0), at the best validation when
     `task.choose`. The history has a row about every hundredth of the run: images, loss, rate, and
-    `val` where it was validated. Raises SvpkitError when the loss stops being a number.
+    `val` where it was validated. Raises SvpkitError when the loss or a gradient stops being a
+    number: what broke is neither validated nor written.
+
+    A model of several `parts()` has an optimizer for each; every batch updates them in that order,
+    the others held still. Their losses are told apart in `losses`; `loss` is the mean of them.
+
+    Where the device has no room for a batch, it is worked on in pieces (`pieces` of the history),
+    each weighed by its share; a batch norm then sees a piece at a time. A first SIGINT or SIGTERM
+    ends the training after a checkpoint at that very step, a second one at once.
     """
     training = _Training(model, plan, task, out, seed, precision)
-    with torch.random.fork_rng(), _prefetch(training) as batches:
+    pin = training.device.type == "cuda"
+    with torch.random.fork_rng(), prefetched(plan, task, training.steps, pin=pin) as batches:
         training.run(batches)
     return training.result(), training.at.history
 
@@ -146,51 +89,75 @@ class _Training:
             )
         device = devices.device()
         kind = devices.resolve_precision(precision, device)
-        self.accelerator = _accelerator(kind)
         self.model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        parts = _parts(self.model)
-        optimizers = [_optimizer(plan, parameters) for parameters in parts.values()]
+        parts = parts_of(self.model)
+        self.accelerator = _accelerator(kind, len(parts) > 1)
+        optimizers = [optimizer_of(plan, groups) for groups in parts.values()]
         self.wrapped, *prepared = self.accelerator.prepare(self.model, *optimizers)
         # only now: several processes give the weights new memory, which the average must follow
         self.averaged = Ema(self.model, plan.ema) if plan.ema else None
         self.optimizers = dict(zip(parts, prepared, strict=True))
-        self.parameters = parts
+        self.parameters = {part: members(groups) for part, groups in parts.items()}
+        # looked up once: walking the modules at every step would cost as much as a small network
+        self.others = {p: others(self.model, own) for p, own in self.parameters.items()}
+        self.running = Running(self.model)
         self.best: dict[str, Tensor] | None = None
         self.at = Progressed()
         self.steps = math.ceil(plan.images / plan.batch)
         self.device = device
         self._told = bool(task.loss) and takes(task.loss, "progress")
         self._losses: list[Tensor] = []
+        self._norms: list[Tensor] = []
+        self._kept = -1
         self._resume()
 
     def run(self, batches: Callable[[int], tuple[Tensor, Tensor]]) -> None:
-        plan, task = self.plan, self.task
+        plan = self.plan
         done = min(self.at.step * plan.batch, plan.images)
         self.wrapped.train()
-        with Progress(task.label, plan.images, done=done) as progress:
-            while self.at.step < self.steps and not self._stopped():
-                self._step(*batches(self.at.step))
-                self.at.step += 1
-                seen = self.at.step * plan.batch
-                if self._due(100):
-                    self._note(seen)
-                if task.validate and self._due(task.validations):
-                    self._validate(seen)
-                if self._due(max(10, plan.images // 50_000)) and self.at.step < self.steps:
-                    self._checkpoint()
-                progress(plan.batch, self._caption())
+        with Progress(self.task.label, plan.images, done=done) as counted, signals.held() as told:
+            try:
+                while self._goes_on(told):
+                    self._step(*batches(self.at.step))
+                    self._after_step()
+                    counted(plan.batch, self._caption())
+            except torch.OutOfMemoryError as error:
+                raise SvpkitError(self._no_room(str(error))) from None
 
     def result(self) -> nn.Module:
         model = self.averaged.module if self.averaged else self.model
         if self.best is not None:
             model.load_state_dict(self.best)
+        ranks.same(model)
         self.accelerator.free_memory()
         return model.eval()
+
+    def _goes_on(self, told: Callable[[], int]) -> bool:
+        patience = self.task.patience
+        ends = self.at.step >= self.steps or bool(patience and self.at.worse >= patience)
+        number = told()
+        if ranks.many():
+            # a signal reaches processes at different steps: they ask one another now and then
+            number = ranks.largest(number) if ends or self.at.step % TALK == 0 else 0
+        if number:
+            self._checkpoint()
+            signals.end(number)
+        return not ends
+
+    def _after_step(self) -> None:
+        self.at.step += 1
+        seen = self.at.step * self.plan.batch
+        if self._due(100):
+            self._note(seen)
+        if self.task.validate and self._due(self.task.validations):
+            self._validate(seen)
+        if self._due(max(10, self.plan.images // 50_000)) and self.at.step < self.steps:
+            self._checkpoint()
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         step, plan = self.at.step, self.plan
         _seed(draws.key(self.seed, "step", step, ranks.rank()) & (2**63 - 1), self.device)
-        position = step * plan.batch + _mine(plan, self.task)
+        position = step * plan.batch + places(plan, self.task)
         seeds = draws.seeds(self.seed, "fit", index=position).to(self.device)
         x = to_float(images.to(self.device, non_blocking=True))
         y = labels.to(self.device, non_blocking=True)
@@ -204,22 +171,62 @@ class _Training:
         if self.averaged:
             self.averaged.update(step)
 
-    def _update(self, part: str, optimizer: Any, x: Tensor, y: Tensor, seeds: Tensor) -> None:
+    def _update(self, part: str, optimizer: Any, *batch: Tensor) -> None:
         rate = learning_rate(self.plan, self.at.step * self.plan.batch)
         for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
-        with self.accelerator.autocast():
-            if self.task.loss:
-                more = {"progress": progress(self.plan, self.at.step)} if self._told else {}
-                loss = self.task.loss(self.wrapped, x, y, seeds, part=part, **more)
-            else:
-                loss = self.wrapped(x, y, seeds, part=part)
-        self.accelerator.backward(loss)
-        if self.plan.clip:
-            self.accelerator.clip_grad_norm_(self.parameters[part], self.plan.clip)
+            group["lr"] = rate * group.get("rate", 1.0)
+        self.running.keep()
+        loss = None
+        while loss is None:
+            optimizer.zero_grad(set_to_none=True)
+            loss = self._gradients(part, batch)
+        self._norms.append(self._clip(part, optimizer))
         optimizer.step()
-        self._losses.append(loss.detach())
+        self._losses.append(loss.float())
+
+    def _gradients(self, part: str, batch: tuple[Tensor, ...]) -> Tensor | None:
+        # None where there was no room for it: what the attempt changed is put back
+        try:
+            with still(self.others[part]):
+                pieces = cut(batch, self.at.pieces)
+                return torch.stack([self._backward(part, *piece) for piece in pieces]).sum(dim=0)
+        except torch.OutOfMemoryError as error:
+            size, said = len(batch[0]), str(error)
+            if ranks.many() or self.at.pieces >= size:
+                raise SvpkitError(self._no_room(said)) from None
+        self.running.put_back()
+        self.at.pieces = min(2 * self.at.pieces, size)
+        say_pieces(self.task.label, self.device, size, self.at.pieces)
+        return None
+
+    def _backward(self, part: str, share: float, k: int, *piece: Tensor) -> Tensor:
+        if self.at.pieces > 1:
+            # of its own: what it draws must not depend on an attempt that found no room
+            role = ("step", self.at.step, ranks.rank(), part, k)
+            _seed(draws.key(self.seed, *role) & (2**63 - 1), self.device)
+        with self.accelerator.autocast():
+            loss = self._loss(part, *piece)
+        loss = loss if share == 1 else loss * share
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def _clip(self, part: str, optimizer: Any) -> Tensor:
+        """Return the norm of a part's gradients, after which they are clipped."""
+        own = self.parameters[part]
+        if self.plan.clip:
+            # not the accelerator's own clipping: that would unscale the other parts' gradients too
+            self.accelerator.unscale_gradients(optimizer)
+            norm = nn.utils.clip_grad_norm_(own, self.plan.clip)
+        else:
+            norm = nn.utils.get_total_norm([p.grad for p in own if p.grad is not None])
+        # fp16 finds its scale by gradients that overflow, and leaves their step out
+        return torch.zeros((), device=self.device) if self._scale() else norm.to(self.device)
+
+    def _loss(self, part: str, x: Tensor, y: Tensor, seeds: Tensor) -> Tensor:
+        if not self.task.loss:
+            return self.wrapped(x, y, seeds, part=part)
+        more = {"progress": progress(self.plan, self.at.step)} if self._told else {}
+        return self.task.loss(self.wrapped, x, y, seeds, part=part, **more)
 
     def _due(self, times: int) -> bool:
         # true `times` times over the run, the last time at its end
@@ -227,19 +234,59 @@ class _Training:
         return step * times // self.steps > (step - 1) * times // self.steps
 
     def _note(self, seen: int) -> None:
-        mean = torch.stack(self._losses).mean()
-        loss = float(self.accelerator.gather(mean[None]).mean())  # type: ignore[union-attr]
+        self._check()
+        # one loss a part and step, in the order in which they came
+        count = len(self.optimizers)
+        means = torch.stack([torch.stack(self._losses[k::count]).mean() for k in range(count)])
+        every = self.accelerator.gather(means).view(-1, count).mean(dim=0)  # type: ignore[union-attr]
+        losses = dict(zip(self.optimizers, every.tolist(), strict=True))
         self._losses = []
+        loss = sum(losses.values()) / count
+        row = {"images": seen, "loss": loss, "lr": learning_rate(self.plan, seen)}
+        row |= {"losses": losses} if count > 1 else {}
+        row |= {"pieces": self.at.pieces} if self.at.pieces > 1 else {}
+        self.at.history.append(row)
+
+    def _check(self) -> None:
+        # what is told, validated or written must be sound; looked at only then, as every look at a
+        # GPU's numbers waits for it
+        if not (n := len(self._norms)):
+            return
+        found = torch.stack([torch.stack(self._losses[-n:]), torch.stack(self._norms)])
+        sound = torch.isfinite(found).all(dim=0)
+        every = self.accelerator.gather(sound[None]).all(dim=0)  # type: ignore[union-attr]
+        self._norms = []
+        if not bool(every.all()):
+            k = every.tolist().index(False)
+            self._stop(k, n, float(found[0, k]))
+        scaler = self._scale()
+        if scaler and scaler.get_scale() < LEAST_SCALE:
+            self._stop(n - 1, n, 0.0)
+
+    def _stop(self, k: int, n: int, loss: float) -> NoReturn:
+        # the k-th of the last n updates broke first, and took the others with it
+        parts = list(self.optimizers)
+        named = f" of '{parts[k % len(parts)]}'" if len(parts) > 1 else ""
+        broke = f"the gradient{named} is not finite"
         if not math.isfinite(loss):
-            raise SvpkitError(
-                f"{self.task.label}: the loss is {loss} at step {self.at.step} "
-                f"({seen:,} images); try a smaller train.lr"
-            )
-        rate = learning_rate(self.plan, seen)
-        self.at.history.append({"images": seen, "loss": loss, "lr": rate})
+            broke = f"the loss{named} is {loss}"
+        step = self.at.step - (n - 1 - k) // len(parts)
+        raise SvpkitError(
+            f"{self.task.label}: {broke} at step {step} ({step * self.plan.batch:,} images); "
+            "try a smaller train.lr"
+        )
+
+    def _no_room(self, said: str) -> str:
+        share = self.plan.batch // ranks.size()
+        return (
+            f"{self.task.label}: out of memory on {self.device} with {share} images a process; "
+            f"try a smaller train.batch ({' '.join(said.split())[:120]})"
+        )
 
     def _validate(self, seen: int) -> None:
+        self._check()
         model = self.averaged.module if self.averaged else self.model
+        ranks.same(model)
         model.eval()
         assert self.task.validate
         scores = ranks.agree(self.task.validate(model))
@@ -255,12 +302,15 @@ class _Training:
             self.at.best, self.at.best_images, self.at.worse = value, seen, 0
             self.best = copy.deepcopy(model.state_dict())
 
-    def _stopped(self) -> bool:
-        return bool(self.task.patience) and self.at.worse >= self.task.patience
-
     def _caption(self) -> str:
-        losses = [row["loss"] for row in self.at.history[-3:] if "loss" in row]
-        return f", loss {losses[-1]:.4f}" if losses else ""
+        rows = [row for row in self.at.history[-3:] if "loss" in row]
+        if not rows:
+            return ""
+        each = rows[-1].get("losses") or {"loss": rows[-1]["loss"]}
+        return "".join(f", {name} {value:.4f}" for name, value in each.items())
+
+    def _scale(self) -> Any:
+        return self.accelerator.scaler
 
     def _state(self) -> dict[str, dict[str, Tensor]]:
         state = {"model": self.model.state_dict()}
@@ -273,15 +323,14 @@ class _Training:
         return state
 
     def _checkpoint(self) -> None:
-        # what is written must be known to be sound: look at the losses since the last note
-        sound = torch.isfinite(torch.stack(self._losses)).all() if self._losses else None
-        if sound is not None and not bool(self.accelerator.gather(sound[None]).all()):  # type: ignore[union-attr]
+        if self._kept == self.at.step:
             return
+        self._check()
         extra = {**vars(self.at), "pending": [float(x) for x in self._losses]}
         extra["best"] = None if self.best is None else self.at.best
-        scaler = self.accelerator.scaler
-        extra["scaler"] = scaler.state_dict() if scaler else None
+        extra["scaler"] = scaler.state_dict() if (scaler := self._scale()) else None
         ranks.on_main(lambda: checkpoint.save(self.out, self.at.step, self._state(), extra))
+        self._kept = self.at.step
 
     def _resume(self) -> None:
         found = checkpoint.load(self.out)
@@ -296,65 +345,27 @@ class _Training:
             state = checkpoint.unflatten(tensors.get(f"optimizer.{part}", {}))
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": state, "param_groups": groups})
-        if extra["scaler"] and self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(extra["scaler"])
+        if extra["scaler"] and self._scale():
+            self._scale().load_state_dict(extra["scaler"])
         best = -math.inf if extra["best"] is None else extra["best"]
-        self.at = Progressed(
-            extra["step"], extra["history"], best, extra["best_images"], extra["worse"]
-        )
+        kept = {k: v for k, v in extra.items() if k not in ("pending", "scaler")}
+        self.at = Progressed(**kept | {"best": best})
+        self._kept = self.at.step
         self._losses = [torch.tensor(x, device=self.device) for x in extra["pending"]]
 
 
-def _mine(plan: Plan, task: Task) -> np.ndarray:
-    # this process's places in a batch; with partners, the place before its first comes first
-    share = plan.batch // ranks.size()
-    start = ranks.rank() * share
-    return np.arange(start - bool(task.mix), start + share) % plan.batch
-
-
-@contextlib.contextmanager
-def _prefetch(training: _Training) -> Iterator[Callable[[int], tuple[Tensor, Tensor]]]:
-    # the next batch is gathered from disk while the network works on this one
-    mine = _mine(training.plan, training.task)
-
-    def gather(step: int) -> tuple[Tensor, Tensor]:
-        images, labels = training.task.fetch(training.task.order(step)[mine])
-        pair = torch.from_numpy(images), torch.from_numpy(labels)
-        return (pair[0].pin_memory(), pair[1]) if training.device.type == "cuda" else pair
-
-    with ThreadPoolExecutor(1) as pool:
-        ahead = {}
-
-        def batch(step: int) -> tuple[Tensor, Tensor]:
-            now = ahead.pop(step, None) or pool.submit(gather, step)
-            if step + 1 < training.steps:
-                ahead[step + 1] = pool.submit(gather, step + 1)
-            return now.result()
-
-        yield batch
-
-
-def _accelerator(precision: str) -> Any:
-    from accelerate import Accelerator
+def _accelerator(precision: str, several: bool) -> Any:
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
     # one run trains several models, each in its own precision: only the processes are shared
     AcceleratorState._reset_state()
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
-
-
-def _parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    named = model.parts() if hasattr(model, "parts") else {"main": model.parameters()}  # type: ignore[operator]
-    return {name: [p for p in some if p.requires_grad] for name, some in named.items()}
-
-
-def _optimizer(plan: Plan, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    if plan.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, plan.lr, momentum=0.9, nesterov=True, weight_decay=plan.weight_decay
-        )
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[plan.optimizer]
-    return kind(parameters, plan.lr, weight_decay=plan.weight_decay)
+    # a part's loss does not reach the parameters of the others, and nobody may wait for those
+    unused: list[Any] = (
+        [DistributedDataParallelKwargs(find_unused_parameters=True)] if several else []
+    )
+    kind = "no" if precision == "fp32" else precision
+    return Accelerator(mixed_precision=kind, kwargs_handlers=unused)
 
 
 def _seed(seed: int, device: torch.device) -> None:

@@ -1,7 +1,8 @@
 """The hooks, each a signature and its contract, and the one value that every factory is given."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pluggy
@@ -37,11 +38,40 @@ def later(*names: str) -> Callable[[Factory], Factory]:
     return mark
 
 
+@dataclass(frozen=True)
+class Trial:
+    """How the conformance kit tries a plugin: small options, so that a CPU needs seconds.
+
+    `options` of the factory, `sample` of a generator's `sample`; `images` that a toy training may
+    see (None: the kit's own choice); `example(folder) -> path` writes a small export that a reader
+    reads; `spared` {check: reason} are checks that cannot hold, told with their reason.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    sample: Mapping[str, Any] = field(default_factory=dict)
+    images: int | None = None
+    example: Callable[[Path], Path] | None = None
+    spared: Mapping[str, str] = field(default_factory=dict)
+
+
+def tried(**how: Any) -> Callable[[Factory], Factory]:
+    """Mark a factory with how the conformance kit tries it: the fields of `Trial` by name."""
+
+    def mark(factory: Factory) -> Factory:
+        factory.tried = Trial(**how)  # type: ignore[attr-defined]
+        return factory
+
+    return mark
+
+
 class Hooks:
-    """The five things that a plugin can bring; each hook is called with `register(name, thing)`.
+    """The six things that a plugin can bring; each hook is called with `register(name, thing)`.
 
     The keyword-only parameters of a factory (for a reader, of its `read`) are the options that a
-    recipe may give: their names, types and defaults are checked before anything runs.
+    recipe may give: their names, types and defaults are checked before anything runs. One annotated
+    `Path` is a file or folder beside the recipe or under the data root, which names what it makes
+    by its digest; where that is opened again the option is its default, or None: what was read from
+    the file is then in the state.
     """
 
     @hookspec
@@ -70,9 +100,12 @@ class Hooks:
         """Register what draws particles: `factory(spec, *, ...)`.
 
         It returns an `nn.Module` with `forward(images, labels, seeds, *, part="main") -> loss ()`
-        and `sample(labels, seeds, *, ...) -> images (B, C, H, W) in [-1, 1]`; a model that needs
-        several optimizers has `parts() -> {name: parameters}`, one that looks at its images once
-        before it is trained `prepare(particles)`. It may have `check_sample(sample, where)`, which
+        and `sample(labels, seeds, *, ...) -> images (B, C, H, W) in [-1, 1]`; one that looks at its
+        images once before it is trained has `prepare(particles)`. A model that needs several
+        optimizers has `parts() -> {name: parameters}`: every batch updates them in that order, each
+        by the loss of `forward(..., part=name)`, which teaches the parameters of that part alone.
+        They may be groups as torch.optim has them, {"params": ..., "betas": ...}; "rate", 1 where
+        it is not given, multiplies train.lr. It may have `check_sample(sample, where)`, which
         raises SvpkitError for options that do not fit the model, `fold()`, called once before
         drawing for whatever makes that faster and changes nothing, and `export(folder)`, which
         writes it as its own library opens it. Or an object with
@@ -118,6 +151,16 @@ class Hooks:
           it can do without evaluate.prevalence.
         """
 
+    @hookspec
+    def register_extractors(self, register: Register) -> None:
+        """Register what turns images into features, for the fidelity of drawn particles.
+
+        `factory(spec, *, ...)` returns an `nn.Module` that learns nothing more, with
+        `features(images) -> (B, F)`: images (B, C, H, W) in [-1, 1], features finite, row i of
+        image i alone. Weights come from a local file that an option of type `Path` names,
+        and are kept: opened again it has its state, and None for the path.
+        """
+
 
 HOOKS = {
     "register_readers": "reader",
@@ -125,5 +168,6 @@ HOOKS = {
     "register_generators": "generator",
     "register_classifiers": "classifier",
     "register_strategies": "strategy",
+    "register_extractors": "extractor",
 }
 KINDS = tuple(HOOKS.values())

@@ -5,10 +5,12 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
 from svpkit.errors import SvpkitError, nearest, unknown
+from svpkit.places import Located, locate
 from svpkit.toml import spell
 
 # Filled in by the host, so never an option of a recipe.
@@ -29,11 +31,21 @@ class Option:
         """True when a recipe has to give it."""
         return self.default is inspect.Parameter.empty
 
+    @property
+    def is_path(self) -> bool:
+        """True when it names a file or a folder: annotated `Path`, or that or None."""
+        return _is_path(self.type)
+
+    @property
+    def reopened(self) -> Any:
+        """What a path is where the thing that it made is opened again: its default, else None."""
+        return None if self.required else self.default
+
 
 def type_name(annotation: Any) -> str:
     """Return a type as the reader of a recipe would write it: "int", "list", "a" or "b"."""
     if isinstance(annotation, type) and not typing.get_args(annotation):
-        return annotation.__name__
+        return "path" if annotation is Path else annotation.__name__
     if hasattr(annotation, "__metadata__"):
         return type_name(typing.get_args(annotation)[0])
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
@@ -84,6 +96,34 @@ def check_options(
     return resolved
 
 
+def located(
+    known: Mapping[str, Option], options: Mapping[str, Any], roots: Sequence[Path], where: str
+) -> dict[str, Any]:
+    """Return checked options with every path found under `roots`, as a `Located` with its digest.
+
+    Raises SvpkitError naming `where`.key for a file or folder that is not there.
+    """
+    found = dict(options)
+    for name, value in options.items():
+        if value is not None and name in known and known[name].is_path:
+            found[name] = locate(str(value), list(roots), f"{where}.{name}")
+    return found
+
+
+def as_given(value: Any) -> Any:
+    """Return an option as its factory is given it: a `Located` as its `Path`."""
+    return value.path if isinstance(value, Located) else value
+
+
+def _is_path(kind: Any) -> bool:
+    if hasattr(kind, "__metadata__"):
+        return _is_path(typing.get_args(kind)[0])
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        inner = [k for k in typing.get_args(kind) if k is not type(None)]
+        return len(inner) == 1 and _is_path(inner[0])
+    return kind is Path
+
+
 def _typed(kind: Any, value: Any, where: str) -> Any:
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
@@ -96,6 +136,8 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
             adapter = TypeAdapter(kind)
         if isinstance(value, bool) and bool not in _plain(kind):
             raise SvpkitError(f"{where}: given {value!r}, a {type_name(kind)} is wanted")
+        if value == "" and _is_path(kind):
+            raise SvpkitError(f"{where}: given '', the path of a file or folder is wanted")
         return adapter.validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]

@@ -251,9 +251,11 @@ def _judge(
     from svpkit.generate.fidelity import fidelity
     from svpkit.generate.gates import gate
 
-    seed = {"seed": experiment.recipe.seed}
     seeing = _extractor(experiment, split, get)
-    judged = get(fidelity, seed, seeing, split, *sets.values(), label="fidelity")
+    params: dict[str, Any] = {"seed": experiment.recipe.seed}
+    # a plugin is needed to open what it made
+    params |= {"extractor": experiment.extractor} if experiment.extractor else {}
+    judged = get(fidelity, params, seeing, split, *sets.values(), label="fidelity")
     if arm.gates:
         get(gate, {"gates": arm.gates}, judged, label=f"gate: {arm.name}")
     return judged
@@ -266,6 +268,9 @@ def _extractor(experiment: Experiment, split: Artifact, get: Get, *, own: bool =
     params: dict[str, Any] = {"seed": experiment.recipe.seed}
     if experiment.weights and not own:
         params |= {"model": experiment.recipe.fidelity.model, "weights": experiment.weights}
+        return get(extractor, params, split, label="extractor: given")
+    if experiment.extractor and not own:
+        params |= {"extractor": experiment.extractor}
         return get(extractor, params, split, label="extractor: given")
     return get(extractor, params, split, label="extractor")
 

@@ -4,98 +4,59 @@ Built-ins come through the same hooks as strangers. Listing imports the plugin m
 factories import what is heavy inside.
 """
 
-import hashlib
-import importlib
-import importlib.metadata
-import importlib.util
+import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import pluggy
-
 from svpkit.errors import SvpkitError, choices, unknown
-from svpkit.hookspecs import API, HOOKS, KINDS, Hooks
-from svpkit.options import Option, check_options, options_of
+from svpkit.hookspecs import KINDS
+from svpkit.options import Option, as_given, check_options, located
+from svpkit.places import Located
+from svpkit.plugin import Broken, Guarded, Plugin, guarded
 
-DEFAULT_PLUGINS = (
-    "folder",
-    "imported",
-    "simulated",
-    "ddpm",
-    "diffusers_unet",
-    "references",
-    "oracle",
-    "timm_models",
-    "cifar",
-    "strategies",
-    "ifcb",
-    "mfi",
-    "ecotaxa",
-    "flowcam",
-)
+__all__ = ["Broken", "Plugin", "Registry", "Use", "discover"]
 
 
-@dataclass(frozen=True)
-class Plugin:
-    """A name and what was registered under it, with where it came from."""
-
-    kind: str
-    name: str
-    thing: Any
-    package: str
-    version: str
-    origin: str
-
-    @property
-    def call(self) -> Callable[..., Any]:
-        """What takes the options: a reader's `read`, a particle type's `draw`, else the factory."""
-        verb = {"reader": "read", "particle_type": "draw"}.get(self.kind)
-        return getattr(self.thing, verb) if verb else self.thing
-
-    @cached_property
-    def options(self) -> dict[str, Option]:
-        """The options by name, read from the signature."""
-        return options_of(self.call)
-
-    @cached_property
-    def takes_more(self) -> bool:
-        """True when it takes names beyond its options (`**counts` of the simulator)."""
-        found = inspect.signature(self.call).parameters.values()
-        return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found)
-
-    @property
-    def doc(self) -> str:
-        """The docstring of the thing registered."""
-        return inspect.getdoc(self.thing) or inspect.getdoc(type(self.thing)) or ""
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A plugin set aside, and why, in one line."""
-
-    name: str
-    package: str
-    reason: str
+def _each(plugin: Plugin, rows: Iterable[Any]) -> Iterator[Any]:
+    with guarded(plugin):
+        yield from rows
 
 
 @dataclass(frozen=True)
 class Use:
-    """A plugin with the options that a recipe gives it: called, it builds the thing."""
+    """A plugin with the options that a recipe gives it: called, it builds the thing.
+
+    `kinds` are the particle types that there are; `classes` those it draws that no option names.
+    """
 
     plugin: Plugin
     options: dict[str, Any]
     kinds: Mapping[str, Plugin] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     @property
     def hosted(self) -> dict[str, Any]:
         """What the host fills in: the particle types, by name, for a reader that wants them."""
-        wants = "particle_types" in inspect.signature(self.plugin.call).parameters
-        return {"particle_types": {n: k.thing for n, k in self.kinds.items()}} if wants else {}
+        if not self.simulates:
+            return {}
+        kinds = self.kinds.items()
+        return {"particle_types": {n: Guarded(k) if k.strange else k.thing for n, k in kinds}}
+
+    @property
+    def simulates(self) -> bool:
+        """True when it wants the particle types."""
+        return "particle_types" in inspect.signature(self.plugin.call).parameters
+
+    @property
+    def draws(self) -> tuple[Plugin, ...]:
+        """The particle types that it draws: those that its options or `classes` name."""
+        named = {*self.options, *self.classes} if self.simulates else set()
+        return tuple(k for k in self.kinds.values() if k.name in named)
 
     @property
     def thing(self) -> Any:
@@ -104,27 +65,73 @@ class Use:
 
     def __call__(self, *args: Any, **more: Any) -> Any:
         """Call the factory (for a reader, `read`) with the options."""
-        return self.plugin.call(*args, **self.options, **self.hosted, **more)
+        options = {name: as_given(value) for name, value in self.options.items()}
+        with guarded(self.plugin):
+            made = self.plugin.call(*args, **options, **self.hosted, **more)
+        # a reader fails while it is read, not when it is called
+        return _each(self.plugin, made) if self._reads else made
+
+    def reopened(self) -> "Use":
+        """Return it as it opens what it made before, whose files may be elsewhere or gone."""
+        paths = {n: o.reopened for n, o in self.plugin.options.items() if o.is_path}
+        return replace(self, options=self.options | paths)
 
     def describe(self) -> dict[str, Any]:
         """Return what an artifact's key holds of it: name, options and a stranger's version."""
         # at their defaults, options that came later leave the keys of before as they were
         later, known = getattr(self.plugin.thing, "later", ()), self.plugin.options
-        options = {n: v for n, v in self.options.items() if n not in later or v != known[n].default}
-        said = {"plugin": self.plugin.name, "options": options}
-        if self.plugin.origin != "built-in":
-            said["version"] = f"{self.plugin.package} {self.plugin.version}"
-        strange = [k for k in self.kinds.values() if k.origin != "built-in"]
-        used = {k.name: f"{k.package} {k.version}" for k in strange if k.name in self.options}
-        return said | ({"particle_types": used} if used else {})
+        # a file stands by the digest of its bytes, wherever it lies
+        options = {
+            name: value.describe() if isinstance(value, Located) else value
+            for name, value in self.options.items()
+            if name not in later or as_given(value) != known[name].default
+        }
+        told = {"plugin": self.plugin.name, "options": options}
+        if self.plugin.strange:
+            told["version"] = f"{self.plugin.package} {self.plugin.version}"
+        used = {k.name: f"{k.package} {k.version}" for k in self.draws if k.strange}
+        return told | ({"particle_types": used} if used else {})
+
+    @property
+    def _reads(self) -> bool:
+        return self.plugin.strange and self.plugin.kind == "reader"
 
 
 class Registry:
-    """Every plugin by kind and name, and those that were set aside."""
+    """Every plugin by kind and name, and those that were set aside.
+
+    `left_out` are those that a recipe's list `wanted` does not admit.
+    """
 
     def __init__(self) -> None:
         self.plugins: dict[tuple[str, str], Plugin] = {}
         self.broken: list[Broken] = []
+        self.wanted: tuple[str, ...] = ()
+        self.left_out: dict[tuple[str, str], Plugin] = {}
+        self.told: set[str] = set()
+        self.roots: tuple[Path, ...] = (Path(),)
+
+    def under(self, roots: Sequence[Path]) -> "Registry":
+        """Return the same plugins; files that options name are looked for under these roots."""
+        found = copy.copy(self)
+        found.roots = tuple(roots) or self.roots
+        return found
+
+    def only(self, wanted: Sequence[str]) -> "Registry":
+        """Return the built-ins and the plugins of the packages `wanted`; of none, all plugins.
+
+        Raises SvpkitError where one of those is not installed in the version that is asked for.
+        """
+        if not wanted:
+            return self
+        from svpkit.requirements import admitted
+
+        found, packages = copy.copy(self), admitted(self, wanted)
+        inside = {k: not p.strange or p.package in packages for k, p in self.plugins.items()}
+        found.plugins = {k: p for k, p in self.plugins.items() if inside[k]}
+        found.left_out = {k: p for k, p in self.plugins.items() if not inside[k]}
+        found.wanted = tuple(wanted)
+        return found
 
     def names(self, kind: str) -> list[str]:
         """Return the names of one kind, sorted."""
@@ -134,14 +141,38 @@ class Registry:
         """Return a plugin; raises SvpkitError with the nearest name when there is none."""
         if (kind, name) in self.plugins:
             return self.plugins[kind, name]
-        lost = [b for b in self.broken if b.name == name]
-        if lost:
-            raise SvpkitError(f"{where or kind}: '{name}' was set aside: {lost[0].reason}")
+        self.explain(kind, name, where or kind)
         raise unknown(where or kind, name, self.names(kind))
+
+    def explain(self, kind: str, name: str, where: str) -> None:
+        """Raise SvpkitError where a plugin of this name was set aside or is not admitted."""
+        if (other := self.left_out.get((kind, name))) is not None:
+            raise SvpkitError(
+                f"{where}: '{name}' is not in the recipe's plugins: [{choices(self.wanted)}]; "
+                f"add '{other.package}'"
+            )
+        for lost in self.broken:
+            if (kind, name) in lost.things or (name == lost.name and not lost.things):
+                raise SvpkitError(f"{where}: '{name}' was set aside: {lost.reason}")
+
+    def knows(self, name: str, source: Path) -> bool:
+        """Return True when a reader knows this by looking; one that fails does not, and is told."""
+        reader = self.get("reader", name)
+        try:
+            with guarded(reader):
+                return bool(reader.thing.sniff(source))
+        except SvpkitError as error:
+            if str(reader) not in self.told:
+                print(f"svpkit: {source}: {error}", file=sys.stderr)
+            self.told.add(str(reader))
+            return False
 
     def find(self, name: str) -> list[Plugin]:
         """Return the plugins of any kind with this name; raises SvpkitError when none has it."""
         found = [self.plugins[kind, name] for kind in KINDS if (kind, name) in self.plugins]
+        for lost in [] if found else self.broken:
+            if name == lost.name or name in {n for _, n in lost.things}:
+                raise SvpkitError(str(lost))
         if not found:
             raise unknown("plugin", name, sorted({name for _, name in self.plugins}))
         return found
@@ -152,12 +183,26 @@ class Registry:
         `where` is the dotted key that names it: options stand in the table beside it, or, for a
         strategy, in the table of its own name.
         """
+        plugin, key = self.get(kind, name, where), _key(kind, where)
+        use = self._use(plugin, plugin.options, options, key)
+        return replace(use, options=located(plugin.options, use.options, self.roots, key))
+
+    def reopen(self, kind: str, name: str, options: Mapping[str, Any], where: str) -> Use:
+        """Return a plugin as it opens what it made with the options that a config holds."""
         plugin = self.get(kind, name, where)
+        known = {n: o for n, o in plugin.options.items() if not o.is_path}
+        kept = {n: v for n, v in options.items() if n in known or n not in plugin.options}
+        return self._use(plugin, known, kept, _key(kind, where)).reopened()
+
+    def _use(
+        self, plugin: Plugin, known: Mapping[str, Option], options: Mapping[str, Any], key: str
+    ) -> Use:
         kinds = {n: self.plugins["particle_type", n] for n in self.names("particle_type")}
         more = tuple(kinds) if plugin.takes_more else ()
-        beside = "." in where and kind != "strategy"
-        key = where.rsplit(".", 1)[0] + ".options" if beside else where
-        return Use(plugin, check_options(plugin.options, options, key, more), kinds)
+        for name in options if more else ():
+            if name not in known and name not in more:
+                self.explain("particle_type", name, f"{key}.{name}")
+        return Use(plugin, check_options(known, options, key, more), kinds)
 
 
 def discover(
@@ -165,79 +210,22 @@ def discover(
 ) -> Registry:
     """Load the built-ins, the entry points of group `svpkit`, and one-file plugins.
 
-    A plugin that fails is kept in `Registry.broken` with one line of reason; `strict` raises it as
-    a SvpkitError instead.
+    A plugin that fails is kept in `Registry.broken` with one line of reason; `strict`, or a 1 in
+    the environment's SVPKIT_STRICT_PLUGINS, raises it as a SvpkitError instead. Raises SvpkitError
+    for two files of one name.
     """
+    from svpkit import discovery
+
+    strict = strict or os.environ.get("SVPKIT_STRICT_PLUGINS", "0") not in ("", "0")
     registry = Registry()
-    for name in DEFAULT_PLUGINS:
-        _load(registry, name, _importer(f"svpkit.default_plugins.{name}"), ("svpkit", "", ""))
-    for entry in [] if builtin_only else importlib.metadata.entry_points(group="svpkit"):
-        package = entry.dist.name if entry.dist else entry.name
-        version = entry.dist.version if entry.dist else "?"
-        _load(registry, entry.name, entry.load, (package, version, "entry point"))
-    for path in files:
-        # an edited file is another version: what the old one made is not taken for it
-        version = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
-        _load(registry, path.stem, _file_importer(path), (path.name, version, str(path)))
+    for sources in discovery.sources(registry, files, builtin_only):
+        discovery.load(registry, sources)
     if strict and registry.broken:
-        lost = registry.broken[0]
-        raise SvpkitError(f"plugin '{lost.name}' ({lost.package}): {lost.reason}")
+        raise SvpkitError(str(registry.broken[0]))
     return registry
 
 
-def _importer(module: str) -> Callable[[], ModuleType]:
-    return lambda: importlib.import_module(module)
-
-
-def _file_importer(path: Path) -> Callable[[], ModuleType]:
-    def load() -> ModuleType:
-        spec = importlib.util.spec_from_file_location(f"svpkit_plugin_{path.stem}", path)
-        if spec is None or spec.loader is None or not path.is_file():
-            raise FileNotFoundError(f"no Python file {path}")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
-
-
-def _load(
-    registry: Registry, name: str, load: Callable[[], Any], source: tuple[str, str, str]
-) -> None:
-    package, version, origin = source
-    found: list[Plugin] = []
-    try:
-        for kind, thing_name, thing in _registrations(load(), name):
-            found.append(Plugin(kind, thing_name, thing, package, version, origin or "built-in"))
-        _refuse_doubles(registry, found)
-    except Exception as error:  # noqa: BLE001 - whatever a stranger's module raises, the rest goes on
-        said = " ".join(str(error).split())
-        reason = f"{type(error).__name__}: {said}".removesuffix(": ")
-        registry.broken.append(Broken(name, package, reason))
-        return
-    registry.plugins.update({(p.kind, p.name): p for p in found})
-
-
-def _registrations(module: Any, name: str) -> list[tuple[str, str, Any]]:
-    api = getattr(module, "api", API)
-    if api != API:
-        raise SvpkitError(f"written for plugin api {api}, this is api {API}")
-    manager = pluggy.PluginManager("svpkit")
-    manager.add_hookspecs(Hooks)
-    manager.register(module, name)
-    manager.check_pending()
-    found: list[tuple[str, str, Any]] = []
-    for hook, kind in HOOKS.items():
-        caller = getattr(manager.hook, hook)
-        caller(register=lambda n, thing, kind=kind: found.append((kind, n, thing)))
-    return found
-
-
-def _refuse_doubles(registry: Registry, found: Sequence[Plugin]) -> None:
-    for plugin in found:
-        other = registry.plugins.get((plugin.kind, plugin.name))
-        if other:
-            raise SvpkitError(
-                f"{plugin.kind} '{plugin.name}' is already registered by {other.package}; "
-                f"{plugin.package} registers it again ({choices(p.name for p in found)})"
-            )
+def _key(kind: str, where: str) -> str:
+    # where the options stand, from what names the plugin
+    beside = "." in where and kind != "strategy"
+    return where.rsplit(".", 1)[0] + ".options" if beside else where

@@ -1,13 +1,26 @@
 """One process or many: who is main, waiting, agreeing, and sharing out work."""
 
 import contextlib
+import math
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from svpkit.errors import SvpkitError
+
+PATIENCE = 2.0  # seconds to wait for a lock before saying so
+# Seconds that another machine's cache of a shared folder may lag behind, and then some.
+LAG = 90.0
+# The exit code of a process whose fellows are gone: it is not the one to blame.
+LOST = 75
+# Set for processes whose launcher says itself what became of them.
+LAUNCHED = "SVPKIT_LAUNCHED"
+# What gloo and NCCL say then.
+_GONE = ("closed by peer", "reset by peer", "Broken pipe", "gloo", "NCCL", "recvValue failed")
 
 
 def many() -> bool:
@@ -46,6 +59,17 @@ def agree(value: Any) -> Any:
     return broadcast_object_list([value])[0]
 
 
+def largest(value: int) -> int:
+    """Return the largest of the processes' values, on every process."""
+    if not many():
+        return value
+    import torch
+
+    found = torch.tensor([value], device=state().device)
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+    return int(found)
+
+
 def on_main(work: Callable[[], Any]) -> None:
     """Do something on the main process while the others wait."""
     if main():
@@ -58,10 +82,62 @@ def mine(items: Sequence[Any]) -> Sequence[Any]:
     return items[rank() :: size()]
 
 
+def share(n: int, block: int) -> slice:
+    """Return this process's rows of n: whole blocks, so that a block is done alike by however many.
+
+    The shares of all processes, in their order, are all the rows.
+    """
+    blocks, k = math.ceil(n / block), rank()
+    first, last = (blocks * each // size() * block for each in (k, k + 1))
+    return slice(min(first, n), min(last, n))
+
+
+def gather(value: Any) -> list[Any]:
+    """Return every process's value, in their order, on every process."""
+    if not many():
+        return [value]
+    from accelerate.utils import gather_object
+
+    state()
+    return gather_object([value])
+
+
+def same(model: Any) -> None:
+    """Give a network (an nn.Module) the main process's weights and buffers on every process.
+
+    Weights agree anyway; what batch norm averaged is each process's own.
+    """
+    if not many():
+        return
+    import torch
+
+    place = state().device
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            sent = tensor.detach().to(place).contiguous().clone()
+            torch.distributed.broadcast(sent, 0)
+            if not main():
+                tensor.copy_(sent)
+
+
+def see(path: Path) -> None:
+    """Wait until a file that the main process wrote is seen here, on a shared folder perhaps."""
+    started = time.monotonic()
+    while many() and not path.exists() and time.monotonic() - started < LAG:
+        time.sleep(0.2)
+        # reading the folder asks the server again what is in it
+        os.listdir(path.parent.parent)
+
+
+def lost(error: BaseException) -> bool:
+    """Return True for what is raised because another process of the launch is gone."""
+    return many() and isinstance(error, RuntimeError) and any(said in str(error) for said in _GONE)
+
+
 @contextlib.contextmanager
 def alone(lock: Path) -> Iterator[None]:
     """Hold a lock file against other runs; the main process holds it for all of its ranks."""
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     if main():
         try:
@@ -70,7 +146,11 @@ def alone(lock: Path) -> Iterator[None]:
             raise SvpkitError(f"{lock.parent}: cannot write here ({error.strerror})") from None
     held = FileLock(lock) if main() else None
     if held:
-        held.acquire()
+        try:
+            held.acquire(timeout=PATIENCE)
+        except Timeout:
+            print(f"waiting for another run: it makes {lock.stem}", file=sys.stderr, flush=True)
+            held.acquire()
     wait()
     try:
         yield

@@ -243,11 +243,19 @@ class Fidelity(_Frozen):
     """model of timm whose features are compared; by default a small network trained on this data"""
     weights: str | None = None
     """its weights, a .safetensors file, against the recipe's folder or the data root"""
+    plugin: str | None = None
+    """extractor by name, in place of `model` and `weights`"""
+    options: Options = {}
+    """options of the extractor: `svpkit plugins show NAME`"""
 
     @model_validator(mode="after")
-    def _both_or_none(self) -> "Fidelity":
+    def _one_or_none(self) -> "Fidelity":
         if (self.model is None) != (self.weights is None):
             raise ValueError("wants `model` and `weights` together, or neither")
+        if self.plugin is not None and self.model is not None:
+            raise ValueError(f"wants `plugin` ('{self.plugin}') or `model` and `weights`, not both")
+        if self.options and self.plugin is None:
+            raise ValueError("`options` are those of `plugin`, which is not given")
         return self
 
 
@@ -271,6 +279,8 @@ class Recipe(_Frozen):
     """drives subset, split and training; the test set has its own and never moves"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto = bf16 where a GPU has it, else fp32"""
+    plugins: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """packages whose plugins it needs, as "svpkit-glass>=0.2", or files; () = all that are there"""
     data: Data
     """where the particles come from"""
     generator: Generator | None = None

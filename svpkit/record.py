@@ -1,16 +1,15 @@
 """What a run leaves: results.json, run.json, predictions, the model and the report."""
 
+import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svpkit import __version__, ranks
+from svpkit import __version__, auditlog, ranks
 from svpkit.bind import Experiment
-from svpkit.doctor import PACKAGES, version
+from svpkit.collected import collected
 from svpkit.keep import note_thresholds, weights_of
 from svpkit.left import (
     gallery,
@@ -24,31 +23,101 @@ from svpkit.left import (
 from svpkit.particles.corrections import TEST
 from svpkit.particles.split import Split
 from svpkit.pipeline import Walked
-from svpkit.store import Artifact, Store, plain, read_record, write_json
+from svpkit.plugins import Use
+from svpkit.store import Artifact, Store, file_digest, plain, read_record, write_json
+from svpkit.surroundings import surroundings
 
 if TYPE_CHECKING:
     from svpkit.report.html import Story
 
+SHEET = "DATASHEET.md"
+WRITTEN = ("predictions.parquet", "report.html", SHEET)
 
-def write_run(folder: Path, experiment: Experiment, walked: Walked, store: Store) -> "Story":
-    """Write a run's folder and return the story that its report tells."""
+
+def write_run(
+    folder: Path,
+    experiment: Experiment,
+    walked: Walked,
+    store: Store,
+    started: Mapping[str, Any] | None = None,
+) -> "Story":
+    """Write a run's folder and return the story that its report tells.
+
+    `started` is the line that the audit log got when the run began.
+    """
     from svpkit.report.card import model_card
+    from svpkit.report.datasheet import data_sheet
     from svpkit.report.html import write_report
 
     folder.mkdir(parents=True, exist_ok=True)
-    run = run_record(experiment, walked, store)
-    write_json(folder / "run.json", run)
+    run = run_record(experiment, walked, store, started or {})
     own = experiment.recipe.name
     shutil.copyfile(walked.scores[own].path / "test.parquet", folder / "predictions.parquet")
     story = tell(experiment, walked, store, run)
-    _deploy(folder / "model", experiment, walked, model_card(story))
+    found = results(experiment, walked, store, story)
+    # the page names what its numbers come from, and how far the log had come
+    run["results"] = hashlib.sha256(_spelt(found)).hexdigest()
+    run["audit"] = auditlog.head(store.root)
+    card = model_card(story)
+    _deploy(folder / "model", experiment, walked, card)
+    gathered = collected(walked, store, story.split)
+    (folder / SHEET).write_text(data_sheet(story, gathered), encoding="utf-8")
     write_report(folder / "report.html", story)
+    _seal(folder, run, store)
     # last: what holds results.json is a finished run
-    write_json(folder / "results.json", results(experiment, walked, store, story))
+    write_json(folder / "results.json", found)
     return story
 
 
-def run_record(experiment: Experiment, walked: Walked, store: Store) -> dict[str, Any]:
+def _seal(folder: Path, run: dict[str, Any], store: Store) -> None:
+    # what was written is named by its digest, and run.json itself by a line of the log
+    written = [*(folder / name for name in WRITTEN), *sorted((folder / "model").rglob("*"))]
+    files = {p.relative_to(folder).as_posix(): file_digest(p) for p in written if p.is_file()}
+    files["results.json"] = run["results"]
+    write_json(folder / "run.json", run | {"files": files})
+    digest = file_digest(folder / "run.json")
+    said = {"run": folder.name, "run.json": digest, "results.json": run["results"]}
+    auditlog.append(store.root, auditlog.WRITTEN, **said)
+
+
+def _spelt(value: Any) -> bytes:
+    # the bytes that write_json writes
+    return json.dumps(value, indent=1, allow_nan=False).encode()
+
+
+def note_start(
+    root: Path,
+    folder: Path,
+    experiment: Experiment,
+    artifacts: Sequence[Artifact],
+    fresh: Sequence[str],
+) -> dict[str, Any]:
+    """Log that a run begins, what it will score, and what in it was set aside by options.
+
+    Returns the log's line ({} off the main process).
+    """
+    given, recipe = experiment.asked, experiment.recipe
+    gates = {arm.name: arm.gates for arm in experiment.arms if arm.drawing}
+    said = {"run": folder.name, "recipe": recipe.name, "seed": recipe.seed}
+    line = auditlog.append(
+        root,
+        auditlog.STARTED,
+        **said,
+        recipe_file=Path(experiment.where).name,
+        recipe_digest=given.get("recipe_digest"),
+        gates=gates,
+        scores={a.label: a.name for a in artifacts if a.stage == "score"},
+    )
+    if changed := [each for each in given.get("overrides", ()) if ".gates" in each.split("=")[0]]:
+        auditlog.append(root, auditlog.GATES, **said, overrides=changed, gates=gates)
+    if fresh:
+        auditlog.append(root, auditlog.FRESH, **said, stages=list(fresh))
+    return line
+
+
+def run_record(
+    experiment: Experiment, walked: Walked, store: Store, started: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return where every number came from: recipe, versions, device, data, artifacts."""
     from svpkit import devices
 
@@ -57,19 +126,21 @@ def run_record(experiment: Experiment, walked: Walked, store: Store) -> dict[str
         "svpkit": __version__,
         "recipe": experiment.recipe.model_dump(mode="json"),
         "recipe_file": Path(experiment.where).name,
+        "recipe_digest": experiment.asked.get("recipe_digest"),
+        "overrides": list(experiment.asked.get("overrides", ())),
+        "fresh": list(store.fresh),
         "seed": experiment.recipe.seed,
-        "plugins": {
-            p.plugin.name: f"{p.plugin.package} {p.plugin.version}".strip()
-            for p in _uses(experiment)
-        },
-        "versions": {"python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
+        "started": started.get("time"),
+        "ended": auditlog.now(),
+        "plugins": plugins_used(experiment),
+        **surroundings(),
         "device": devices.describe(),
         "processes": ranks.size(),
-        "commit": commit(),
         "data": {name: s["digest"] for name, s in split.record["sets"].items()},
+        "datasheet": SHEET,
         **_corrections(_described(experiment, split)),
         "artifacts": {
-            label: {"name": a.name, "key": a.key, "code": read_record(a.path)["code"]}
+            label: {"name": a.name, "key": a.key, **_noted(read_record(a.path))}
             for label, a in labelled(store.used).items()
         },
         "generators": {
@@ -79,6 +150,16 @@ def run_record(experiment: Experiment, walked: Walked, store: Store) -> dict[str
         "store": str(store.root.resolve()),
         "seconds": sum(store.seconds.values()),
     }
+
+
+def _noted(record: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: record[name] for name in ("stage", "revision", "code")}
+    return kept | {"content": content(record)}
+
+
+def content(record: Mapping[str, Any]) -> str:
+    """Return a digest of what an artifact holds: the names and digests of its files."""
+    return hashlib.sha256(json.dumps(record["files"], sort_keys=True).encode()).hexdigest()
 
 
 def results(experiment: Experiment, walked: Walked, store: Store, story: "Story") -> dict[str, Any]:
@@ -184,24 +265,6 @@ def labelled(artifacts: Sequence[Artifact]) -> dict[str, Artifact]:
     return found
 
 
-def commit() -> str | None:
-    """Return the commit that svpkit's source is at, with a mark when it was changed, or None."""
-    here = Path(__file__).parent
-    # installed inside a stranger's repository, git would tell of that one
-    if _git(here, "ls-files", "--error-unmatch", Path(__file__).name) is None:
-        return None
-    return _git(here, "describe", "--always", "--dirty", "--abbrev=12")
-
-
-def _git(folder: Path, *args: str) -> str | None:
-    try:
-        git = ["git", "-C", str(folder), *args]
-        said = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return said.stdout.strip() or None if said.returncode == 0 else None
-
-
 def _arm_results(found: Mapping[str, Any], name: str) -> dict[str, Any]:
     # curves are for drawing; they stay in the evidence
     keep = [{k: v for k, v in found[s][name].items() if k != "curves"} for s in ("test", "val")]
@@ -220,7 +283,8 @@ def _arm_story(
         "strategies": [s.plugin.name for s in arm.strategies],
         "seen": json.loads((artifact.path / "train_counts.json").read_text())["share_seen"],
         "seconds": store.seconds[artifact.name],
-        "images": experiment.recipe.classifier.train.images,
+        # what trains itself is asked for no number of images
+        "images": _seen(artifact) or experiment.recipe.classifier.train.images,
     }
 
 
@@ -248,10 +312,23 @@ def _deploy(folder: Path, experiment: Experiment, walked: Walked, card: str) -> 
     write_json(folder / "config.json", config)
 
 
-def _uses(experiment: Experiment) -> list[Any]:
-    uses = [experiment.reader, experiment.classifier]
-    uses += [experiment.generator] if experiment.generator else []
-    return uses + [s for arm in experiment.arms for s in arm.strategies]
+def plugins_used(experiment: Experiment) -> dict[str, dict[str, dict[str, str]]]:
+    """Return {kind: {name: package, version, origin}} of every plugin that a run uses."""
+    uses = _uses(experiment)
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for each in [use.plugin for use in uses] + [kind for use in uses for kind in use.draws]:
+        source = {"package": each.package, "version": each.version, "origin": each.origin}
+        found.setdefault(each.kind, {})[each.name] = source
+    return found
+
+
+def _uses(experiment: Experiment) -> list[Use]:
+    readers = [experiment.reader, experiment.pretraining]
+    readers += [experiment.test[0]] if experiment.test else []
+    readers += [reader for reader, _ in experiment.also]
+    models = [experiment.generator, experiment.classifier, experiment.extractor]
+    strategies = [s for arm in experiment.arms for s in arm.strategies]
+    return [use for use in (*readers, *models, *strategies) if use]
 
 
 def _manifest(artifact: Artifact) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from safetensors.numpy import save_file
 from svpkit import ranks
 from svpkit.classify.appearance import statistics
 from svpkit.classify.model import Model
+from svpkit.classify.score import shared_outputs
 from svpkit.classify.shift import FEWEST, Shift
 from svpkit.classify.strangeness import spread
 from svpkit.classify.strangers import sources, strangers
-from svpkit.classify.unknown import Detector, Seen, choose
+from svpkit.classify.unknown import Seen, choose
 from svpkit.evaluate import calibration, conformal
 from svpkit.evaluate.reliability import measures, reliability
 from svpkit.particles.describe import diameters
@@ -29,7 +30,7 @@ SAMPLE, HARMED = 5_000, 1_000
 ALPHA = 0.05
 
 
-@stage(revision=3)
+@stage(revision=3, everywhere=True)
 def reference(
     out: Path, params: Mapping[str, Any], classifier: Path, split: Path, score: Path
 ) -> None:
@@ -45,7 +46,12 @@ def reference(
     val, rows = sets.val(), pd.read_parquet(score / "val.parquet")
     labels, logits = rows["label_code"].to_numpy(), _logits(rows, model)
     seen = _seen(model, val, labels)
-    detector, shift = _detector(model, sets.train(), seen, seed), _shift(model, val, rows, seen)
+    known, strange = _examples(model, sets.train(), seed)
+    if not ranks.main():
+        # what is left is arithmetic on what all of them have seen
+        return
+    detector = choose(known, seen, strange, model.classes)
+    shift = _shift(model, val, rows, seen)
     said, p = _calibration(rows, pd.read_parquet(score / "test.parquet"), model, labels, seed)
     quantiles = conformal.quantiles(labels, p, ALPHA)
     said |= {
@@ -61,9 +67,8 @@ def reference(
     arrays["val.ecd_um"] = sizes(val)
     arrays["seen"] = np.unique(np.concatenate([marks(sets.train()), marks(val)]))
     said["size_ratio"] = size_ratio(val)
-    if ranks.main():
-        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, out / ARRAYS)
-        write_json(out / RECORD, said)
+    save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, out / ARRAYS)
+    write_json(out / RECORD, said)
 
 
 def sizes(particles: ParticleSet) -> np.ndarray:
@@ -109,19 +114,17 @@ def _logits(rows: pd.DataFrame, model: Model) -> np.ndarray:
 
 
 def _seen(model: Model, images: np.ndarray | ParticleSet, labels: np.ndarray | None = None) -> Seen:
-    blocks = [(logits, features) for _, logits, features in model.outputs(images)]
-    logits = np.concatenate([block[0] for block in blocks])
-    if any(block[1] is None for block in blocks):
-        return Seen(None, logits, labels)
-    return Seen(np.concatenate([np.asarray(block[1]) for block in blocks]), logits, labels)
+    logits, features = shared_outputs(model, images)
+    return Seen(features, logits, labels)
 
 
-def _detector(model: Model, train: ParticleSet, val: Seen, seed: int) -> Detector:
+def _examples(model: Model, train: ParticleSet, seed: int) -> tuple[Seen, Seen]:
+    # training particles, and strangers made of some of them
     some = train.take(spread(train.labels, SAMPLE))
     harmed = sources(some.labels, HARMED)
     seeds = np.random.Generator(np.random.Philox([seed, 0x57A])).integers(0, 2**62, len(harmed))
     strange = _seen(model, strangers(some.images(harmed), seeds))
-    return choose(_seen(model, some, some.labels), val, strange, model.classes)
+    return _seen(model, some, some.labels), strange
 
 
 def _shift(model: Model, val: ParticleSet, rows: pd.DataFrame, seen: Seen) -> Shift | None:

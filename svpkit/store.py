@@ -134,6 +134,7 @@ class Store:
                 "files": {},
             }
             ranks.on_main(partial(_publish, out, artifact.path, record))
+            ranks.see(artifact.path / "artifact.json")
         self.made.append(artifact)
         self._remade |= {artifact.name} if again else set()
 
@@ -203,6 +204,27 @@ def write_json(path: Path, value: Any) -> None:
     temporary.replace(path)
 
 
+def settle(folder: Path) -> None:
+    """Wait until a folder and all below it are on the disk, not only in its cache."""
+    for path in (*folder.rglob("*"), folder):
+        if not path.is_symlink():
+            _sync(path)
+
+
+def put(temporary: Path, target: Path) -> None:
+    """Give what is settled its name, and wait until the name is on the disk as well."""
+    temporary.replace(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def folder_size(path: Path) -> int:
     """Return the bytes of all files below a folder."""
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
@@ -218,12 +240,13 @@ def _publish(out: Path, target: Path, record: dict[str, Any]) -> None:
     files = sorted(f for f in out.rglob("*") if f.is_file())
     record["files"] = {str(f.relative_to(out)): file_digest(f) for f in files}
     write_json(out / "artifact.json", record)
+    settle(out)
     if target.exists():
         # an older one, or what an interrupted removal left: out of the way in one rename
         aside = out.with_name(f"{out.name}.old")
         shutil.rmtree(aside, ignore_errors=True)
         target.replace(aside)
-        out.replace(target)
+        put(out, target)
         shutil.rmtree(aside, ignore_errors=True)
     else:
-        out.replace(target)
+        put(out, target)

@@ -73,7 +73,8 @@ class Cell:
 
         What is left at its default does not count: a key that recipes learn later changes no row.
         """
-        said = self.recipe.model_dump(mode="json", exclude={"name"}, exclude_defaults=True)
+        apart = {"name", "plugins"}  # where plugins come from is no part of what is asked
+        said = self.recipe.model_dump(mode="json", exclude=apart, exclude_defaults=True)
         return _digest(said)
 
     def value(self, axis: str) -> str:

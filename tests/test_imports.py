@@ -68,19 +68,26 @@ def test_only_score_opens_the_test_set():
     callers = [
         str(path.relative_to(ROOT))
         for path in ROOT.rglob("*.py")
-        if re.search(r"\.test\(\)", path.read_text())
+        if re.search(r"(?<!shift)\.test\(", path.read_text())
     ]
     assert callers == ["classify/score.py"]
 
 
 def test_nothing_pickles():
-    banned = re.compile(r"\bpickle\b|torch\.load\(|torch\.save\(|joblib|allow_pickle=True|\beval\(")
+    banned = re.compile(
+        r"import pickle\b|from pickle\b|\bpickle\.[a-zA-Z]|torch\.load\(|torch\.save\(|joblib"
+        r"|allow_pickle=True|\beval\("
+    )
     for path in ROOT.rglob("*.py"):
         code = "\n".join(re.sub(r"\.eval\(", "", x) for x in path.read_text().splitlines())
         if path == ROOT / "particles" / "cifar.py":
             # CIFAR comes as pickles: one reader of them, that calls nothing which a file names
             assert len(re.findall(r"import pickle\b", code)) == code.count("find_class") == 1
             code = code.replace("import pickle\n", "").replace("pickle.Unpickler):", "")
+        if path == ROOT / "testing" / "watch.py":
+            # the conformance kit patches it, so that a plugin that uses it is found out
+            assert not re.search(r"pickle\.(load|dump)s?\(", code)
+            continue
         assert not banned.search(code), f"{path}: {banned.search(code)}"
 
 

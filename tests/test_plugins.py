@@ -8,10 +8,21 @@ from typing import Annotated
 
 import pytest
 from annotated_types import Ge
+from click.testing import CliRunner
+from packages import build, install
 
+from svpkit import __version__, recipe, suite, testing
+from svpkit.api import reader_for
+from svpkit.bind import bind, trained_by
+from svpkit.cli import cli
+from svpkit.discovery import DEFAULT_PLUGINS
 from svpkit.errors import SvpkitError
+from svpkit.hookspecs import ImageSpec
 from svpkit.options import Option, check_options, options_of, type_name
-from svpkit.plugins import DEFAULT_PLUGINS, discover
+from svpkit.pipeline import generator_params
+from svpkit.plan import plan
+from svpkit.plugins import discover
+from svpkit.record import plugins_used
 
 GOOD = """
 from svpkit import hookimpl
@@ -161,3 +172,344 @@ def test_listing_loads_no_torch_and_prints_json():
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     assert {"kind", "name", "package", "version", "origin", "state"} == set(rows[0])
+
+
+FAILING = """
+from svpkit import hookimpl, SvpkitError
+class Reader:
+    def read(self, path, *, at_once: bool = False, known: bool = False):
+        if known:
+            raise SvpkitError("this line")
+        if at_once:
+            raise OSError("no such disk")
+        return self.rows()
+    def rows(self):
+        yield "a", {}
+        raise ValueError("row 2\\nis odd")
+    def sniff(self, path):
+        raise RuntimeError("no nose")
+class Type:
+    def draw(self, seeds, optics):
+        1 / 0
+@hookimpl
+def register_readers(register): register("failing", Reader())
+@hookimpl
+def register_particle_types(register): register("shard", Type())
+@hookimpl
+def register_classifiers(register): register("leaves", lambda spec: exit("now"))
+"""
+
+
+@pytest.fixture
+def failing(tmp_path):
+    return discover(files=[write(tmp_path, "failing", FAILING)], builtin_only=True)
+
+
+def test_what_a_stranger_raises_when_it_is_called_is_one_line(failing):
+    version = failing.get("reader", "failing").version
+    source = f"(failing.py {version})"
+    rows = failing.use("reader", "failing", {}, "data.reader")("x")
+    assert next(rows) == ("a", {})
+    with pytest.raises(SvpkitError) as caught:
+        next(rows)
+    assert str(caught.value) == f"reader 'failing' {source} raised ValueError: row 2 is odd"
+    assert isinstance(caught.value.__cause__, ValueError)
+    with pytest.raises(SvpkitError, match="raised OSError: no such disk"):
+        failing.use("reader", "failing", {"at_once": True}, "data.reader")("x")
+    with pytest.raises(SvpkitError, match="^this line$"):
+        failing.use("reader", "failing", {"known": True}, "data.reader")("x")
+    with pytest.raises(SvpkitError, match="classifier 'leaves' .* raised SystemExit: now"):
+        failing.use("classifier", "leaves", {}, "classifier")(ImageSpec(1, 16, ("a",)))
+
+
+def test_a_type_that_fails_to_draw_is_named(failing):
+    rows = failing.use("reader", "simulated", {"shard": 2}, "data.reader")(None)
+    with pytest.raises(SvpkitError, match="particle_type 'shard' .* raised ZeroDivisionError"):
+        list(rows)
+
+
+def test_an_error_of_a_built_in_passes_as_it_is(monkeypatch):
+    registry = discover(builtin_only=True)
+    use = registry.use("reader", "folder", {}, "data.reader")
+    monkeypatch.setattr(type(use.thing), "read", lambda self, path, **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        use("x")
+
+
+def test_a_reader_whose_look_fails_does_not_know_it_and_is_told_once(failing, tmp_path, capsys):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "a.png").write_text("x")
+    for _ in range(2):
+        assert reader_for(failing, tmp_path, None, {}).plugin.name == "folder"
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "reader 'failing' (failing.py" in said[0] and "no nose" in said[0]
+
+
+def test_the_environment_makes_plugins_strict(tmp_path, monkeypatch):
+    files = [write(tmp_path, "lost", "import no_such_module_here\n")]
+    monkeypatch.setenv("SVPKIT_STRICT_PLUGINS", "1")
+    with pytest.raises(SvpkitError, match=r"plugin 'lost' \(lost.py .*\) was set aside: Module"):
+        discover(files=files, builtin_only=True)
+    monkeypatch.setenv("SVPKIT_STRICT_PLUGINS", "0")
+    assert len(discover(files=files, builtin_only=True).broken) == 1
+
+
+GLASS = """
+from svpkit import hookimpl
+class Shard:
+    def draw(self, seeds, optics): pass
+class Reader:
+    def read(self, path=None, *, n: int = 1): yield from ()
+    def sniff(self, path): return False
+@hookimpl
+def register_particle_types(register): register("shard", Shard())
+@hookimpl
+def register_readers(register): register("lab", Reader())
+@hookimpl
+def register_generators(register): register("blower", lambda spec: None)
+@hookimpl
+def register_classifiers(register): register("looker", lambda spec: None)
+@hookimpl
+def register_strategies(register): register("anneal", lambda *, power=1.0: object())
+"""
+ODD = "from svpkit import hookimpl\n@hookimpl\ndef register_strategies(register):\n"
+PACKAGES = {
+    "svpkit-shard": GLASS,
+    "svpkit-odd": ODD + "    register('odd', lambda: object())\n",
+    "svpkit-torn": "raise ValueError('torn')\n",
+}
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """Return registries of packages at a version; none is loaded twice from the same place."""
+
+    def at(version, names=tuple(PACKAGES)):
+        site = tmp_path / version
+        wheels = [build(tmp_path, name, version, PACKAGES[name]) for name in names]
+        install(wheels, site, unpack=True)
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(str(site))
+            importlib.invalidate_caches()
+            for name in names:
+                sys.modules.pop(name.replace("-", "_"), None)
+            return discover()
+
+    return at
+
+
+def asked(**more):
+    data = {"reader": "simulated", "options": {"protein": 9, "shard": 3}}
+    return {"name": "mine", "data": data, **more}
+
+
+def bound(registry, values):
+    return bind(recipe.validate(values, "r"), registry, where="r")
+
+
+def test_a_list_of_plugins_admits_no_others(shelf):
+    registry = shelf("0.2.0")
+    assert bound(registry, asked(balance={"strategies": ["odd"]}))
+    listed = asked(plugins=["svpkit-shard>=0.1,<1"])
+    assert bound(registry, listed).reader.options["shard"] == 3
+    assert bound(registry, listed | {"plugins": ["Svpkit_Shard", "svpkit"]})
+    known = bound(registry, listed).reader.kinds
+    assert "shard" in known and "glass" not in known
+    for changes, said in (
+        (
+            {"balance": {"strategies": ["odd"]}},
+            "r: balance.strategies: 'odd' is not in the recipe's plugins: "
+            "[svpkit-shard>=0.1,<1]; add 'svpkit-odd'",
+        ),
+        ({"balance": {"odd": {}}}, "r: balance.odd: 'odd' is not in the recipe's plugins"),
+        ({"plugins": ["svpkit-odd"]}, "r: data.options.shard: 'shard' is not in the recipe's"),
+    ):
+        with pytest.raises(SvpkitError) as caught:
+            bound(registry, listed | changes)
+        assert str(caught.value).startswith(said)
+    with pytest.raises(SvpkitError, match="'odd' is not in the recipe's plugins"):
+        values = listed | {"balance": {"strategies": ["odd"]}}
+        trained_by(recipe.validate(values, "r"), registry, "r")
+    assert registry.only(()) is registry and ("strategy", "odd") in registry.plugins
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("svpkit-shard>=0.3", "'svpkit-shard>=0.3' is wanted, 0.2.0 is installed"),
+        ("svpkit-shart", "'svpkit-shart' is not installed; pip install svpkit-shart; did you mean"),
+        ("svpkit-torn", "'svpkit-torn' was set aside: ValueError: torn"),
+        ("pluggy>=1", "'pluggy' [0-9.]+ is installed, but no plugin of it is loaded"),
+        ("svpkit shard", "given 'svpkit shard': a name with versions such as"),
+        ("svpkit-shard[gpu]", "given 'svpkit-shard\\[gpu\\]': a name with versions"),
+        ("mine.py", "'mine.py' is not loaded; give --plugin PATH/mine.py"),
+    ],
+)
+def test_a_package_that_a_recipe_needs_has_to_be_there(shelf, entry, said):
+    with pytest.raises(SvpkitError, match=rf"^r: plugins\[0\]: {said}") as caught:
+        bound(shelf("0.2.0"), asked(plugins=[entry, "svpkit-shard"]))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_list_of_plugins_names_files_too(tmp_path):
+    registry = discover(files=[write(tmp_path, "mine", GOOD)])
+    values = {"name": "a", "data": {"reader": "simulated", "options": {"protein": 9}}}
+    values |= {"balance": {"strategies": ["mine"]}, "plugins": ["mine.py"]}
+    assert "glass" not in bound(registry, values).reader.kinds
+
+
+def test_a_list_of_plugins_is_part_of_no_key(shelf, tmp_path):
+    registry = shelf("0.2.0")
+    plain, listed = (bound(registry, asked(plugins=p)) for p in ([], ["svpkit-shard"]))
+    assert keys(plain, tmp_path) == keys(listed, tmp_path)
+    (tmp_path / "base.toml").write_text(
+        'name = "a"\nplugins = ["svpkit-shard"]\n[data]\nreader = "simulated"\n'
+    )
+    (tmp_path / "suite.toml").write_text('recipe = "base.toml"\n')
+    (tmp_path / "free.toml").write_text('recipe = "base.toml"\nset = { plugins = [] }\n')
+    own, free = (
+        suite.cells(suite.load(tmp_path / name), tmp_path / name)[0]
+        for name in ("suite.toml", "free.toml")
+    )
+    assert own.recipe.plugins == ("svpkit-shard",) and free.recipe.plugins == ()
+    assert own.digest == free.digest
+
+
+def keys(experiment, folder):
+    return {p.artifact.label: p.artifact.key for p in plan(experiment, folder)}
+
+
+def everywhere(**more):
+    """A recipe that names a plugin of the shelf wherever one can be named."""
+    shards = {"reader": "simulated", "options": {"shard": 5, "seed": 3}}
+    return asked(
+        data=asked()["data"] | {"test": shards, "also": [{"reader": "lab"}]},
+        generator={
+            "plugin": "blower",
+            "classes": ["shard"],
+            "pretrain": {"on": "simulated:flowcam-like"},
+            "train": {"looks": 0},
+        },
+        classifier={"plugin": "looker"},
+        balance={"strategies": ["synthetic"]},
+        baselines=[{"name": "other", "strategies": ["anneal"]}],
+        **more,
+    )
+
+
+def test_another_version_of_a_package_makes_other_keys_wherever_it_is_used(shelf, tmp_path):
+    here = ("svpkit-shard",)
+    old, new = (keys(bound(shelf(v, here), everywhere()), tmp_path) for v in ("0.1", "0.2"))
+    assert set(old) == set(new) and {"ingest: test", "ingest: also 1", "pretrain"} <= set(old)
+    # one that is made from nothing of the package's would keep its key
+    assert not [label for label in old if old[label] == new[label]]
+
+
+def test_the_types_that_a_simulating_generator_draws_are_part_of_its_key(shelf):
+    here = ("svpkit-shard",)
+    drawn = {"plugin": "simulated", "classes": ["shard"]}
+    found = []
+    for version in ("0.1", "0.2"):
+        experiment = bound(shelf(version, here), asked(generator=drawn))
+        found.append(generator_params(experiment, ("shard",))["generator"].describe())
+    assert found[0] | {"particle_types": {"shard": "svpkit-shard 0.2"}} == found[1]
+    own = bound(shelf("0.3", here), asked(generator=drawn | {"classes": ["protein"]}))
+    assert own.generator.describe() == {
+        "plugin": "simulated",
+        "options": {"instrument": "mfi-like", "binning": 1, "seed": 0},
+    }
+
+
+def test_what_is_installed_changes_no_key_of_the_built_ins(shelf, tmp_path):
+    values = {"name": "a", "data": {"reader": "simulated", "options": {"protein": 9}}}
+    values["generator"] = {"classes": ["protein"], "train": {"looks": 0}}
+    values["balance"] = {"strategies": ["synthetic"]}
+    alone = keys(bound(discover(builtin_only=True), values), tmp_path)
+    assert alone == keys(bound(shelf("0.2"), values), tmp_path)
+    # as it was before plugins of svpkit itself had a version
+    assert alone["ingest"] == "9f457446267dc856"
+
+
+def test_a_run_tells_every_plugin_that_it_used(shelf):
+    found = plugins_used(bound(shelf("0.2", ("svpkit-shard",)), everywhere()))
+    mine = {"package": "svpkit-shard", "version": "0.2", "origin": "entry point"}
+    own = {"package": "svpkit", "version": __version__, "origin": "built-in"}
+    assert found == {
+        "reader": {"simulated": own, "lab": mine},
+        "particle_type": {"shard": mine, "protein": own},
+        "generator": {"blower": mine},
+        "classifier": {"looker": mine},
+        "strategy": {"synthetic": own, "anneal": mine},
+    }
+
+
+def svpkit_(*command):
+    done = CliRunner().invoke(cli, [str(each) for each in command])
+    return done
+
+
+def test_list_and_show_tell_all_of_it(tmp_path):
+    path = write(tmp_path, "failing", FAILING)
+    rows = json.loads(
+        svpkit_("--plugin", path, "plugins", "list", "--json", "--kind", "reader").output
+    )
+    assert {row["kind"] for row in rows} == {"reader"}
+    mine = next(row for row in rows if row["name"] == "failing")
+    assert mine["origin"] == str(path) and mine["package"] == "failing.py" and mine["version"]
+    said = svpkit_("--plugin", path, "plugins", "show", "failing").output
+    assert f"reader 'failing' (failing.py {mine['version']}, {path})" in said
+    assert "registered by register_readers" in said and "at_once: bool = False" in said
+    [ddpm] = json.loads(svpkit_("plugins", "show", "ddpm", "--json").output)
+    assert ddpm["hook"] == "register_generators" and ddpm["version"] == __version__
+    steps = next(each for each in ddpm["sample"] if each["name"] == "steps")
+    assert set(steps) == {"name", "type", "required", "default", "doc"} and steps["doc"]
+    lost = svpkit_("--plugin", write(tmp_path, "lost", "1 / 0\n"), "plugins", "show", "lost")
+    assert str(lost.exception).endswith("was set aside: ZeroDivisionError: division by zero")
+
+
+def test_several_files_may_be_given(tmp_path):
+    files = [write(tmp_path, "mine", GOOD), write(tmp_path, "failing", FAILING)]
+    given = [each for path in files for each in ("--plugin", path)]
+    rows = json.loads(svpkit_(*given, "plugins", "list", "--json").output)
+    assert {"mine", "failing"} <= {row["name"] for row in rows}
+
+
+def test_check_prints_a_line_for_each_promise(tmp_path, monkeypatch):
+    seen = []
+
+    def broken():
+        raise testing.Failed("labels: two came")
+
+    def checks(plugin, trial):
+        seen.append((plugin.kind, dict(trial.options), trial.example and trial.example(None)))
+        return [
+            testing.Check("options", "They are documented.", lambda: None),
+            testing.Check(
+                "labels", "They are honoured.", broken if trial.options else lambda: None
+            ),
+            testing.Check("network", "None is used.", broken, "it has to"),
+        ]
+
+    monkeypatch.setattr(testing, "checks", checks)
+    done = svpkit_("plugins", "check", "focal")
+    assert done.exit_code == 0 and done.output.splitlines() == [
+        f"strategy 'focal' (svpkit {__version__})",
+        "ok      options: They are documented.",
+        "ok      labels: They are honoured.",
+        "spared  network: it has to",
+        "2 ok, 0 FAILED, 1 spared",
+    ]
+    done = svpkit_("plugins", "check", "focal", "-o", "gamma=3.0")
+    assert done.exit_code == 1 and "FAILED  labels: two came\n" in done.output
+    given = ("--kind", "reader", "--example", tmp_path)
+    assert svpkit_("plugins", "check", "simulated", *given).exit_code == 0
+    assert seen[-2:] == [("strategy", {"gamma": 3.0}, None), ("reader", {}, tmp_path)]
+    done = svpkit_("plugins", "check", "focal", "--example", tmp_path)
+    assert str(done.exception) == "--example: is for a reader, 'focal' is a strategy"
+    assert "did you mean 'focal'" in str(svpkit_("plugins", "check", "focl").exception)
+
+
+def test_new_says_what_comes_next(tmp_path):
+    done = svpkit_("plugins", "new", "strategy", "even_out", "--into", tmp_path)
+    assert done.exit_code == 0 and "pip install -e" in done.output
+    assert (tmp_path / "svpkit-even_out").is_dir()

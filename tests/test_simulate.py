@@ -310,3 +310,95 @@ def test_a_strangers_particle_type(kinds):
     assert images.shape == (3, 32, 32) and images.std() > 4
     assert rows[0]["subtype"] == "" and np.isnan(rows[0]["radius_um"])
     assert not simulated.SimulatedReader().sniff("anything")
+
+
+# (focus, x, y) in um of two particles, from before `placement` was one for all types: data sets
+# that are there have to be drawn alike
+PLACED = {
+    ("mfi-like", "protein"): [
+        (4.727739862504266, -0.3123722584261691, 0.8744883048383264),
+        (3.782710093014785, -0.3471295812607416, 0.3572662621819573),
+    ],
+    ("mfi-like", "silicone_oil"): [
+        (33.991812877413224, 0.45519115476123284, 0.2947543392676339),
+        (25.716260194911317, 0.4892444212235183, -0.38188498886860006),
+    ],
+    ("mfi-like", "air_bubble"): [
+        (23.939578267019726, -53.24446033836565, -19.51103802011478),
+        (34.85813009745566, 0.4892444212235183, -0.38188498886860006),
+    ],
+    ("flowcam-like", "protein"): [
+        (5.091609793756399, -0.7496934202228058, 2.0987719316119833),
+        (9.674065139522178, -0.8331109950257799, 0.8574390292366975),
+    ],
+    ("flowcam-like", "silicone_oil"): [
+        (44.0, 1.0924587714269587, 0.7074104142423213),
+        (32.57439029236697, 1.1741866109364438, -0.9165239732846401),
+    ],
+    ("flowcam-like", "air_bubble"): [
+        (27.939578267019726, -53.24446033836565, -19.51103802011478),
+        (40.287195146183485, 1.1741866109364438, -0.9165239732846401),
+    ],
+}
+
+
+def test_particles_stay_where_they_were(kinds):
+    for (instrument, name), known in PLACED.items():
+        optics = Optics(INSTRUMENTS[instrument], 8, 2)
+        _, rows = kinds[name].draw(np.array([70, 71], np.uint64), optics)
+        found = [(row["focus_um"], row["x_um"], row["y_um"]) for row in rows]
+        assert np.allclose(found, known, rtol=1e-9, atol=0), (instrument, name)
+
+
+@pytest.mark.parametrize("instrument", INSTRUMENTS)
+def test_placement_is_the_mixture_that_was_asked(instrument):
+    optics = Optics(INSTRUMENTS[instrument], 8)
+    profile, n = optics.instrument, 4000
+    focus, at, aberration = optics.placement(
+        optics.random(range(n)), (0.25, -8.0, 1.0), (0.75, 9.0, 0.5)
+    )
+    assert focus.shape == (n,) and at.shape == (n, 2) and aberration.shape == (n, 4)
+    focus = focus - profile.focus_um
+    assert np.mean(focus < 0) == pytest.approx(0.25, abs=0.02)
+    for part, mean, sd in ((focus[focus < 0], -8.0, 1.0), (focus[focus > 0], 9.0, 0.5)):
+        assert part.mean() == pytest.approx(mean, abs=0.15)
+        assert part.std() == pytest.approx(sd * profile.focus_spread, rel=0.06)
+    assert np.abs(at).max() <= 1.2 + profile.offset_um
+    assert at.mean(0) == pytest.approx(0, abs=0.1)
+    waves = np.array([profile.astigmatism] * 2 + [profile.coma] * 2) / np.sqrt(2)
+    assert aberration.std(0) == pytest.approx(waves, rel=0.06)
+
+
+def test_placement_of_a_particle_is_its_generators_alone():
+    optics = Optics(INSTRUMENTS["mfi-like"], 8)
+    deep = ((0.5, 30.0, 10.0), (0.5, 0.0, 20.0))
+    whole = optics.placement(optics.random(range(9)), *deep)
+    part = optics.placement(optics.random([7, 2]), *deep)
+    assert all((w[[7, 2]] == p).all() for w, p in zip(whole, part, strict=True))
+    assert whole[0].min() >= -25 and whole[0].max() <= 40
+    before = optics.random([7])
+    focus, at, _ = optics.placement(before)
+    draws = optics.random([7])[0].standard_normal(7)
+    assert focus == [0.0] and at[0] == pytest.approx(0.5 * draws[:2])
+    assert before[0].standard_normal() == draws[6]
+
+
+def test_slices_are_moved_as_spheres_are():
+    """A thin disc moved is the disc cut elsewhere; along the light, it is another focus."""
+    optics = Optics(INSTRUMENTS["mfi-like"], 32)
+    axis = optics.object_axis
+    step = axis[1] - axis[0]
+
+    def disc(x, y):
+        radius = np.hypot(axis - x, axis[:, None] - y)
+        return np.exp(0.6j / (1 + np.exp(8 * (radius - 1.5))))[None]
+
+    there = (4 * step, -3 * step)
+    moved = optics.slices(disc(0, 0), at=[(*there, 5.0)])
+    image = optics.image(moved, [2.0])
+    assert np.abs(image - optics.image(optics.slices(disc(*there)), [-3.0])).max() < 2e-3
+    stack = np.stack([disc(0, 0)[0]] * 2)[None]
+    exact = optics.slices(stack, 1.0, exact=True, at=[(1.0, 0.5, 4.0)])
+    quick = optics.slices(stack, 1.0, at=[(1.0, 0.5, 4.0)])
+    images = [optics.image(spectra, [0.0]).ravel() for spectra in (exact, quick)]
+    assert np.corrcoef(*images)[0, 1] > 0.99

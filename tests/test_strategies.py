@@ -506,7 +506,7 @@ def test_partners_do_not_depend_on_how_many_processes_share_a_batch(monkeypatch)
         own, partners = [], []
         for rank in range(size):
             monkeypatch.setattr("svpkit.ranks.rank", lambda rank=rank: rank)
-            mine = fit._mine(plan, task)
+            mine = fit.places(plan, task)
             own += mine[1:].tolist()
             partners += mine[:-1].tolist()
         assert own == list(range(12))

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from svpkit import draws
+from svpkit import draws, ranks
 from svpkit.classify import heads, prevalence
 from svpkit.classify.balance import Balance, Prepared
-from svpkit.classify.model import log, predict
+from svpkit.classify.model import predict, told
 from svpkit.classify.second import Head, Seen
 from svpkit.errors import SvpkitError
 from svpkit.hookspecs import ImageSpec
@@ -52,7 +52,8 @@ def second_stage(
 ) -> Head | None:
     """Train the last layer again where a strategy does so, in place; return it, or None.
 
-    `val` is None where it may not choose. Each process does the same work.
+    `val` is None where it may not choose. The processes of a launch share what is seen of
+    particles, and each does the same with it.
     """
     head = None
     for _, strategy in balance.having("second_stage"):
@@ -83,10 +84,13 @@ def found(network: Any, val: ParticleSet, balance: Balance, head: Head | None) -
 
 
 def logits(network: Any, particles: ParticleSet) -> np.ndarray:
-    """Return what a network, or an object with `predict_proba`, says: float32 (N, K)."""
+    """Return what a network, or an object with `predict_proba`, says: float32 (N, K).
+
+    Every process of a launch does its share.
+    """
     torched = isinstance(network, nn.Module)
-    call = network if torched else (lambda x: log(network.predict_proba(x)))
-    return np.concatenate(list(predict(call, particles, BATCH, torched)))
+    call = network if torched else (lambda x: told(network, x, len(particles.classes)))
+    return _shared(call, particles, torched)
 
 
 def _views(
@@ -99,16 +103,31 @@ def _views(
     times = -(-VIEWS // np.maximum(np.bincount(labels), 1))
     rows = np.repeat(np.arange(len(train)), times[labels])
     seeds = draws.seeds(seed, "second stage", "view", index=np.arange(len(rows)))
-    found = []
-    for block in batches(len(rows), BATCH):
+    mine, found = ranks.share(len(rows), BATCH), []
+    for block in list(batches(len(rows), BATCH))[_blocks(mine)]:
         y, own = torch.from_numpy(labels[rows[block]]), seeds[block]
 
         def call(x: Tensor, y: Tensor = y, own: Tensor = own) -> Tensor:
             return network.features(augment(x, y.to(x.device), own.to(x.device))[0])
 
         found += predict(call, train.images(rows[block]), BATCH)
-    return np.concatenate(found), labels[rows]
+    return _whole(found), labels[rows]
 
 
 def _features(network: Any, particles: ParticleSet) -> np.ndarray:
-    return np.concatenate(list(predict(network.features, particles, BATCH)))
+    return _shared(network.features, particles, True)
+
+
+def _shared(call: Any, particles: ParticleSet, torched: bool) -> np.ndarray:
+    mine = ranks.share(len(particles), BATCH)
+    own = particles.take(np.arange(mine.start, mine.stop)) if ranks.many() else particles
+    return _whole(list(predict(call, own, BATCH, torched)))
+
+
+def _blocks(rows: slice) -> slice:
+    return slice(rows.start // BATCH, -(-rows.stop // BATCH))
+
+
+def _whole(blocks: list[np.ndarray]) -> np.ndarray:
+    # of all processes, whose shares are the rows in their order
+    return np.concatenate([block for each in ranks.gather(blocks) for block in each])

@@ -26,6 +26,7 @@ from svpkit.plugins import Registry, Use
 from svpkit.progress import Progress
 
 FORMAT = 1
+BATCH = 256
 WEIGHTS = "model.safetensors"
 Images = np.ndarray | ParticleSet
 Output = tuple[slice, np.ndarray, np.ndarray | None]
@@ -81,11 +82,16 @@ class Model:
         """The classes in label order."""
         return self.spec.classes
 
-    def logits(self, images: Images, batch: int = 256) -> np.ndarray:
+    @property
+    def block(self) -> int:
+        """Images looked at together, at most; processes that share the work share whole blocks."""
+        return min(BATCH, self._passes.at_once or BATCH)
+
+    def logits(self, images: Images, batch: int = BATCH) -> np.ndarray:
         """Return logits float32 (N, K) of uint8 images (N, C, S, S), before any adjustment."""
         return self._gather(self._passes.logits, images, batch)
 
-    def outputs(self, images: Images, batch: int = 256) -> Iterator[Output]:
+    def outputs(self, images: Images, batch: int = BATCH) -> Iterator[Output]:
         """Return an iterator of (slice, logits float32 (B, K), features float32 (B, F)), in order.
 
         The slices are rows of `images`, uint8 (N, C, S, S), at most `batch` of them. Features are
@@ -96,7 +102,7 @@ class Model:
         blocks = self._run(self._passes.each, images, batch)
         return ((block, rows[0], rows[1] if len(rows) > 1 else None) for block, rows in blocks)
 
-    def probabilities(self, images: Images, batch: int = 256) -> np.ndarray:
+    def probabilities(self, images: Images, batch: int = BATCH) -> np.ndarray:
         """Return probabilities float32 (N, K) of uint8 images, adjusted as the strategies say."""
         return self.adjusted(self.logits(images, batch))
 
@@ -104,7 +110,7 @@ class Model:
         """Return probabilities float32 (N, K) of logits (N, K) after the strategies' `adjust`."""
         return softmax(self.balance.adjust(logits, self.priors))
 
-    def features(self, images: Images, batch: int = 256) -> np.ndarray:
+    def features(self, images: Images, batch: int = BATCH) -> np.ndarray:
         """Return features float32 (N, F); raises SvpkitError where the classifier has none."""
         find = self._passes.features
         if find is None:
@@ -116,7 +122,7 @@ class Model:
     def _passes(self) -> Passes:
         if isinstance(self.network, nn.Module):
             return passes(self.network, self.spec)
-        return _passes_of(self.network)
+        return _passes_of(self.network, len(self.classes))
 
     def _gather(self, call: Call, images: Images, batch: int) -> np.ndarray:
         self._check(images)
@@ -184,10 +190,24 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _passes_of(network: Any) -> Passes:
+def told(network: Any, images: np.ndarray, k: int) -> np.ndarray:
+    """Return log-probabilities float32 (B, K) of what a classifier that is no network says.
+
+    Raises SvpkitError where its `predict_proba` gives anything but shares of the K classes.
+    """
+    p = np.asarray(network.predict_proba(images), dtype=np.float64)
+    name = f"classifier {type(network).__name__}: predict_proba"
+    if p.shape != (len(images), k):
+        raise SvpkitError(f"{name} gave an array of {p.shape}, {(len(images), k)} is wanted")
+    if not (p >= 0).all() or np.abs(p.sum(1) - 1).max(initial=0) > 1e-3:
+        raise SvpkitError(f"{name} gave what are no shares: each 0 to 1, in a row 1 together")
+    return log(p)
+
+
+def _passes_of(network: Any, k: int) -> Passes:
     # of an object that is no network
     def logits(x: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (log(network.predict_proba(x)),)
+        return (told(network, x, k),)
 
     if not hasattr(network, "features"):
         return Passes(logits, None, logits)
@@ -199,7 +219,7 @@ def _passes_of(network: Any) -> Passes:
 
 
 def _use(registry: Registry, kind: str, said: Mapping[str, Any], where: str) -> Use:
-    return registry.use(kind, said["plugin"], said["options"], where)
+    return registry.reopen(kind, said["plugin"], said["options"], where)
 
 
 def _without_fetching(use: Use) -> Use:
@@ -218,7 +238,7 @@ def _load_network(path: Path, classifier: Use, spec: ImageSpec, cosine: float | 
             network.load_state(load_arrays(path))
             return network
         network.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         said = str(error).strip().splitlines()[0]
         raise SvpkitError(f"{path}: these weights do not fit the classifier ({said})") from None
     network = network.to(devices.device()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

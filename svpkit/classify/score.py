@@ -9,12 +9,11 @@ import pandas as pd
 
 from svpkit import ranks
 from svpkit.classify.model import Model
+from svpkit.drawn_index import Index
 from svpkit.particles.particleset import ParticleSet
 from svpkit.particles.split import Split, groups_of, refuse_drawn
 from svpkit.store import stage, write_json
 
-# Rows that one process takes at a time when several share the work.
-BLOCK = 8192
 # Errors whose pictures are kept for the report.
 WORST = 48
 
@@ -31,8 +30,10 @@ def score(out: Path, params: Mapping[str, Any], classifier: Path, split: Path) -
     """
     model = Model.load(classifier, params["classifier"], params["strategies"], params["prevalence"])
     sets = Split.open(split)
-    for name, particles in (("val", sets.val()), ("test", sets.test())):
-        refuse_drawn(particles, name)
+    index, by = Index(sets.store), {"stage": "score", "artifact": out.name}
+    test = sets.test(**by, classifier=classifier.name)
+    for name, particles in (("val", sets.val()), ("test", test)):
+        refuse_drawn(particles, name, index)
         rows = predictions(model, particles)
         rows["group"] = groups_of(particles, sets.record["group"])
         ranks.on_main(lambda rows=rows, name=name: rows.to_parquet(out / f"{name}.parquet"))
@@ -65,12 +66,27 @@ def worst_errors(rows: pd.DataFrame, classes: Sequence[str], most: int = WORST) 
 
 def shared_logits(model: Model, particles: ParticleSet) -> np.ndarray:
     """Return the logits float32 (N, K), every process having done its share of the rows."""
-    if not ranks.many():
-        return model.logits(particles)
-    from accelerate.utils import gather_object
+    return np.concatenate(ranks.gather(model.logits(_mine(model, particles))))
 
-    starts = list(range(0, len(particles), BLOCK))
-    rows = [np.arange(start, min(start + BLOCK, len(particles))) for start in ranks.mine(starts)]
-    mine = [(int(r[0]), model.logits(particles.take(r))) for r in rows]
-    done = [block for _, block in sorted(gather_object(mine), key=lambda pair: pair[0])]
-    return np.concatenate([np.empty((0, len(model.classes)), np.float32), *done])
+
+def shared_outputs(
+    model: Model, images: np.ndarray | ParticleSet
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return logits float32 (N, K) and features float32 (N, F) or None; every process did a share.
+
+    `images` are a set or uint8 (N, C, S, S).
+    """
+    own = [(logits, features) for _, logits, features in model.outputs(_mine(model, images))]
+    blocks = [block for each in ranks.gather(own) for block in each]
+    logits = np.concatenate([block[0] for block in blocks])
+    if any(block[1] is None for block in blocks):
+        return logits, None
+    return logits, np.concatenate([np.asarray(block[1]) for block in blocks])
+
+
+def _mine(model: Model, images: Any) -> Any:
+    if not ranks.many():
+        return images
+    rows = ranks.share(len(images), model.block)
+    of_set = isinstance(images, ParticleSet)
+    return images.take(np.arange(rows.start, rows.stop)) if of_set else images[rows]

@@ -54,7 +54,8 @@ def classifier(out: Path, params: Mapping[str, Any], split: Path, *synthetic: Pa
             network, params["train"], task, out=out, seed=seed, precision=params["precision"]
         )
     else:
-        history = _fit_object(network, use, prepared, balance, seed, check)
+        # it ends where it ends: val measures it and chooses nothing
+        history, choose = _fit_object(network, use, prepared, balance, seed, check), False
     head = finish.second_stage(network, prepared, balance, params, val if choose else None)
     if head:
         prepared = replace(prepared, prior=head.prior)
@@ -208,9 +209,21 @@ def _write(
     if isinstance(network, nn.Module):
         checkpoint.save_tensors(out / WEIGHTS, network.state_dict())
     else:
-        arrays = {name: np.ascontiguousarray(a) for name, a in network.state().items()}
-        save_arrays(arrays, out / WEIGHTS)
+        save_arrays(_arrays(network), out / WEIGHTS)
     write_json(out / "config.json", {**config, "weights": file_digest(out / WEIGHTS)})
     write_json(out / "history.json", history)
     write_json(out / "train_counts.json", counts)
     checkpoint.clear(out)
+
+
+def _arrays(network: Any) -> dict[str, np.ndarray]:
+    found = dict(network.state())
+    for name, each in found.items():
+        if not isinstance(each, np.ndarray | np.generic) or each.dtype.kind not in "biuf":
+            kind = getattr(each, "dtype", type(each).__name__)
+            raise SvpkitError(
+                f"classifier {type(network).__name__}: '{name}' of its state is {kind}, an array "
+                "of numbers is wanted"
+            )
+    # a number alone stays one, which ascontiguousarray makes a row of
+    return {name: np.array(each, order="C") for name, each in found.items()}

@@ -1,5 +1,6 @@
 """The commands: each parses, calls and prints; nothing else."""
 
+import os
 from pathlib import Path
 
 import click
@@ -22,10 +23,14 @@ from svpkit.cli.work import export, generate, predict
     "files",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="A one-file plugin to load too.",
+    help="A one-file plugin to load too; may be given several times.",
 )
 @click.option("--no-plugins", is_flag=True, help="Load the built-in plugins only.")
-@click.option("--strict-plugins", is_flag=True, help="A plugin that fails to load is an error.")
+@click.option(
+    "--strict-plugins",
+    is_flag=True,
+    help="A plugin that fails to load is an error; also SVPKIT_STRICT_PLUGINS=1.",
+)
 @click.pass_context
 def cli(
     context: click.Context, files: tuple[Path, ...], no_plugins: bool, strict_plugins: bool
@@ -34,6 +39,10 @@ def cli(
     from svpkit.plugins import discover
 
     context.obj = discover(files=files, builtin_only=no_plugins, strict=strict_plugins)
+    # `plugins` shows them itself; of several processes the first speaks
+    if context.invoked_subcommand != plugins.name and os.environ.get("RANK", "0") == "0":
+        for broken in context.obj.broken:
+            click.echo(f"svpkit: {broken}", err=True)
 
 
 for command in (

@@ -1,5 +1,7 @@
 """`svpkit run`, `why`, `compare`, `schema`: experiments and what is known of them."""
 
+import os
+import sys
 from pathlib import Path
 
 import click
@@ -12,6 +14,13 @@ from svpkit.plugins import Registry
 @recipe_options
 @click.option("--plan", is_flag=True, help="Check everything, show the stages and stop.")
 @click.option("--fresh", multiple=True, metavar="STAGE", help="Make a stage's artifacts again.")
+@click.option(
+    "--processes",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 1024),
+    help="Processes of this machine that share the work, at most one a GPU.",
+)
 @runs_option
 @store_option
 @click.pass_obj
@@ -22,11 +31,16 @@ def run(
     data_root: Path | None,
     plan: bool,
     fresh: tuple[str, ...],
+    processes: int,
     runs: Path,
     store_root: Path,
 ) -> None:
     """Run a recipe: data, drawn particles, classifiers, scores and a report."""
-    from svpkit import api
+    from svpkit import api, ranks
+    from svpkit.launch import launch
+
+    if processes > 1 and not plan and ranks.LAUNCHED not in os.environ:
+        sys.exit(launch(processes, [sys.executable, "-m", "svpkit", *sys.argv[1:]]))
 
     experiment = api.experiment(recipe, overrides, data_root=data_root, registry=registry)
     if plan:

@@ -1,81 +1,196 @@
-"""`svpkit plugins`: which there are, where they come from, what they take."""
+"""`svpkit plugins`: which there are, what they take, how to write one and whether it holds."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import click
 
+from svpkit.cli.common import options_of as given_options
 from svpkit.errors import SvpkitError
+from svpkit.hookspecs import HOOKS, KINDS
+from svpkit.loading import quiet
 from svpkit.options import Option, options_of, type_name
-from svpkit.plugins import Plugin, Registry
+from svpkit.plugins import Broken, Plugin, Registry
+
+_KIND = click.option("--kind", type=click.Choice(KINDS), help="This kind alone.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
 def plugins() -> None:
-    """Readers, particle types, generators, classifiers, strategies."""
+    """Readers, particle types, generators, classifiers, strategies, extractors."""
 
 
 @plugins.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_JSON
+@_KIND
 @click.pass_obj
-def list_(registry: Registry, as_json: bool) -> None:
+def list_(registry: Registry, as_json: bool, kind: str | None) -> None:
     """List the plugins, and those that were set aside with the reason."""
-    rows = [
-        {
-            "kind": p.kind,
-            "name": p.name,
-            "package": p.package,
-            "version": p.version,
-            "origin": p.origin,
-            "state": "ok",
-        }
-        for p in sorted(registry.plugins.values(), key=lambda p: (p.kind, p.name))
-    ]
-    rows += [
-        {
-            "kind": "?",
-            "name": b.name,
-            "package": b.package,
-            "version": "",
-            "origin": "",
-            "state": b.reason,
-        }
-        for b in registry.broken
-    ]
+    loaded = sorted(registry.plugins.values(), key=lambda p: (p.kind, p.name))
+    rows = [_row(p) for p in loaded] + [_broken_row(b) for b in registry.broken]
+    # what was set aside before it said what it is may be of any kind
+    rows = [row for row in rows if kind is None or row["kind"] in (kind, "?")]
     if as_json:
-        import json
-
         return click.echo(json.dumps(rows, indent=1))
     for row in rows:
         state = "" if row["state"] == "ok" else f"  set aside: {row['state']}"
         source = " ".join(filter(None, (row["package"], row["version"])))
-        click.echo(f"{row['kind']:<14} {row['name']:<18} {source}{state}")
+        click.echo(f"{row['kind']:<14} {row['name']:<18} {source:<24} {row['origin']}{state}")
 
 
 @plugins.command()
 @click.argument("name")
+@_JSON
+@_KIND
 @click.pass_obj
-def show(registry: Registry, name: str) -> None:
-    """Show a plugin: what it is, its options with types and defaults."""
-    for plugin in registry.find(name):
-        click.echo(f"{plugin.kind} '{plugin.name}' ({plugin.package}, {plugin.origin})")
+def show(registry: Registry, name: str, as_json: bool, kind: str | None) -> None:
+    """Show a plugin: what it is, where it comes from, its options with types and defaults."""
+    found = _named(registry, name, kind)
+    if as_json:
+        return click.echo(json.dumps([_facts(plugin) for plugin in found], indent=1, default=str))
+    for plugin in found:
+        click.echo(f"{plugin.kind} '{plugin.name}' ({plugin.source}, {plugin.origin})")
+        click.echo(f"registered by {_hook(plugin)}")
         if plugin.doc:
             click.echo(f"\n{plugin.doc}\n")
         click.echo("\n".join(_options(plugin)) or "no options")
-        if sample := _sample(plugin):
+        if sample := _lines(_sample(plugin)):
             click.echo("\n".join(["\ngenerator.sample:", *sample]))
 
 
-def _sample(plugin: Plugin) -> list[str]:
+@plugins.command()
+@click.argument("kind")
+@click.argument("name")
+@click.option(
+    "--into",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    help="Folder that the package is written into [default: here].",
+)
+def new(kind: str, name: str, into: Path) -> None:
+    """Write a whole package for a new plugin: module, test, README, pyproject.
+
+    KIND is reader, particle_type, generator, classifier, strategy or extractor.
+    """
+    from svpkit import scaffold
+
+    folder = scaffold.new(kind, name, into)
+    click.echo(f"{folder} is written. What comes next:")
+    click.echo(f"  pip install -e {folder}")
+    click.echo(f"  pytest {folder}")
+    click.echo("  svpkit plugins list")
+
+
+@plugins.command()
+@click.argument("name")
+@_KIND
+@click.option(
+    "-o", "--option", "given", multiple=True, metavar="KEY=VALUE", help="An option of the plugin."
+)
+@click.option(
+    "--example",
+    type=click.Path(exists=True, path_type=Path),
+    help="A reader: an export that it reads.",
+)
+@click.pass_context
+def check(
+    context: click.Context,
+    name: str,
+    kind: str | None,
+    given: tuple[str, ...],
+    example: Path | None,
+) -> None:
+    """Try a plugin: a line for each promise that it keeps or breaks; exit code 1 for a broken one.
+
+    What a plugin needs for its trial it says itself (`svpkit.tried`); -o and --example add to it.
+    """
+    from svpkit.testing import checks, trial_of
+
+    told: list[str] = []
+    for plugin in _named(context.obj, name, kind):
+        click.echo(str(plugin))
+        if example and plugin.kind != "reader":
+            raise SvpkitError(f"--example: is for a reader, '{name}' is a {plugin.kind}")
+        reads = None if example is None else lambda folder: example
+        trial = trial_of(plugin, options=given_options(given) or None, example=reads)
+        for each in checks(plugin, trial):
+            outcome, reason = each.outcome()
+            reason = reason.removeprefix(f"{each.name}: ")
+            click.echo(f"{outcome:<7} {each.name}: {reason or each.about}")
+            told.append(outcome)
+    click.echo(", ".join(f"{told.count(o)} {o}" for o in ("ok", "FAILED", "spared")))
+    if "FAILED" in told:
+        context.exit(1)
+
+
+def _named(registry: Registry, name: str, kind: str | None) -> list[Plugin]:
+    return [registry.get(kind, name)] if kind else registry.find(name)
+
+
+def _row(plugin: Plugin) -> dict[str, str]:
+    return {
+        "kind": plugin.kind,
+        "name": plugin.name,
+        "package": plugin.package,
+        "version": plugin.version,
+        "origin": plugin.origin,
+        "state": "ok",
+    }
+
+
+def _broken_row(broken: Broken) -> dict[str, str]:
+    kinds = {kind for kind, _ in broken.things}
+    return {
+        "kind": kinds.pop() if len(kinds) == 1 else "?",
+        "name": broken.name,
+        "package": broken.package,
+        "version": broken.version,
+        "origin": broken.origin,
+        "state": broken.reason,
+    }
+
+
+def _facts(plugin: Plugin) -> dict[str, Any]:
+    """Return what `show` says of a plugin as plain values."""
+    more = {"takes_more": True} if plugin.takes_more else {}
+    sample = {"sample": _plain(_sample(plugin))} if plugin.kind == "generator" else {}
+    options = {"options": _plain(plugin.options)}
+    return _row(plugin) | {"hook": _hook(plugin), "doc": plugin.doc} | options | more | sample
+
+
+def _plain(options: Mapping[str, Option]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": option.name,
+            "type": type_name(option.type),
+            "required": option.required,
+            "default": None if option.required else option.default,
+            "doc": option.doc,
+        }
+        for option in options.values()
+    ]
+
+
+def _hook(plugin: Plugin) -> str:
+    return next(hook for hook, kind in HOOKS.items() if kind == plugin.kind)
+
+
+def _sample(plugin: Plugin) -> Mapping[str, Option]:
     # only a model that is built says what its `sample` takes
     if plugin.kind != "generator":
-        return []
+        return {}
     from svpkit.hookspecs import ImageSpec
 
     try:
-        model = plugin.call(ImageSpec(1, 64, ("particle",)))
-    except (SvpkitError, TypeError):  # it has options that must be given
-        return []
-    return _lines(options_of(model.sample))
+        with quiet():
+            return options_of(plugin.call(ImageSpec(1, 64, ("particle",))).sample)
+    except (Exception, SystemExit) as error:  # it has options that must be given, or it fails
+        if not plugin.strange and not isinstance(error, (SvpkitError, TypeError)):
+            raise
+        return {}
 
 
 def _lines(options: Mapping[str, Option]) -> list[str]:
@@ -88,7 +203,7 @@ def _lines(options: Mapping[str, Option]) -> list[str]:
     return lines
 
 
-def _options(plugin: Plugin) -> list[str]:
+def _options(plugin: Plugin) -> Iterable[str]:
     lines = _lines(plugin.options)
     if plugin.takes_more:
         lines.append("  NAME: int\n      how many of a particle type (`svpkit plugins list`)")

@@ -132,20 +132,43 @@ def generate(
 
 @click.command()
 @click.argument("run")
-@click.option("--class", "label", required=True, help="Whose generator to write.")
+@click.option(
+    "--to",
+    type=click.Choice(["timm", "onnx", "diffusers"]),
+    default="diffusers",
+    show_default=True,
+    help="timm, onnx: the classifier; diffusers: the generator of --class.",
+)
+@click.option("--class", "label", help="diffusers: whose generator to write.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder to write.")
 @runs_option
 @_run_store
 @click.pass_obj
 def export(
-    registry: Registry, run: str, label: str, out: Path, runs: Path, store_root: Path | None
+    registry: Registry,
+    run: str,
+    to: str,
+    label: str | None,
+    out: Path,
+    runs: Path,
+    store_root: Path | None,
 ) -> None:
-    """Write a run's generator as its own library opens it, without svpkit.
+    """Write a run's classifier or generator as other libraries open it, without svpkit.
 
-    A `diffusers_unet` opens with diffusers.DDPMPipeline.from_pretrained(OUT); ask the pipeline for
-    no more steps than the timesteps that it was trained with.
-    """
+    Of a classifier, OUT/README.md has the lines that open it and OUT/export.json how far its answers
+    are from svpkit's on validation. A `diffusers_unet` opens with
+    diffusers.DDPMPipeline.from_pretrained(OUT); ask the pipeline for no more steps than the
+    timesteps that it was trained with.
     from svpkit import api
 
-    api.load(api.run_folder(run, runs), registry=registry, store=store_root).export(label, out)
-    click.echo(f"the generator of {label}: {out}")
+    loaded = api.load(api.run_folder(run, runs), registry=registry, store=store_root)
+    said = loaded.export(label, out=out, to=to)
+    if label is not None:
+        click.echo(f"the generator of {label}: {out}")
+        return
+    for name, value in said["max_abs_difference"].items():
+        click.echo(f"{name}: at most {value:.1e} from svpkit's")
+    click.echo(f"compared on {said['images']:,} images of {said['checked_on']}")
+    for line in said["left_out"]:
+        click.echo(f"left out: {line}")
+    click.echo(f"the classifier for {to}: {out}")

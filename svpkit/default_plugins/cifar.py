@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 
 from svpkit.errors import SvpkitError
-from svpkit.hookspecs import ImageSpec, Register, hookimpl
+from svpkit.hookspecs import ImageSpec, Register, hookimpl, tried
 
 if TYPE_CHECKING:
     from svpkit.particles.cifar import Part
 
 
+@tried(
+    spared={"links": "one public data set, no stranger's export: it may be linked from elsewhere"}
+)
 class CifarReader:
     """CIFAR-10 or CIFAR-100 (python version), whole or with a long tail; the files are not shipped.
 
@@ -84,6 +87,7 @@ def _copied(root: Path, train: Part) -> tuple[int, ...]:
     return tuple(i for i, image in enumerate(train.images) if image.tobytes() in shown)
 
 
+@tried(options={"depth": 8, "width": 8})
 def cifar_resnet(
     spec: ImageSpec,
     *,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Ge, Le, Lt, MultipleOf
 
 from svpkit.errors import SvpkitError
-from svpkit.hookspecs import ImageSpec, Register, hookimpl
+from svpkit.hookspecs import ImageSpec, Register, hookimpl, tried
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +19,11 @@ def register_generators(register: Register) -> None:
     register("ddpm", ddpm)
 
 
+@tried(
+    options={"architecture": "lean", "width": 16, "mults": (1, 2), "blocks": 1, "timesteps": 50},
+    sample={"steps": 4},
+    images=1600,
+)
 def ddpm(
     spec: ImageSpec,
     *,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from annotated_types import Gt
 
-from svpkit import SvpkitError, hookimpl
+from svpkit import SvpkitError, hookimpl, tried
 from svpkit.errors import unknown
 from svpkit.readers import tables
 from svpkit.readers.pictures import SUFFIXES, decode
@@ -17,6 +17,16 @@ _OURS = (*NAMES, "origin", "lineage", "digest", "hash", "note")
 Found = tuple[Any, dict[str, Any]]
 
 
+def _example(folder: Path) -> Path:
+    from svpkit.testing.exports import class_folders
+
+    return class_folders(folder)
+
+
+@tried(
+    example=_example,
+    spared={"sniff_others": "any folder of pictures is its own, where no other reader knows it"},
+)
 class FolderReader:
     """Images in class folders (PATH/CLASS/[GROUP/]image.png), or named by a CSV with their labels.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from svpkit import hookimpl
+from svpkit import hookimpl, tried
 from svpkit.errors import unknown
 
 BLOCK = 1024
@@ -15,6 +15,16 @@ BLOCK = 1024
 _OWN = ("digest", "hash")
 
 
+def _example(folder: Path) -> Path:
+    from svpkit.testing.exports import imported
+
+    return imported(folder)
+
+
+@tried(
+    example=_example,
+    spared={"links": "a set is svpkit's own, no export: its parts may lie on another disk"},
+)
 class ImportedReader:
     """A folder that `svpkit data import` wrote: its images as they lie there, with their rows."""
 

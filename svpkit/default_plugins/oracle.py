@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Le
 
 from svpkit.errors import SvpkitError, unknown
-from svpkit.hookspecs import ImageSpec, Register, hookimpl
+from svpkit.hookspecs import ImageSpec, Register, hookimpl, tried
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +69,10 @@ class Oracle:
         self.seed = int(arrays["seed"])
 
 
+@tried(
+    options={"binning": 4},
+    spared=dict.fromkeys(("learns", "labels"), "it draws the simulator's particles, not the toys"),
+)
 def simulated(
     spec: ImageSpec,
     *,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Le
 
 from svpkit.errors import SvpkitError, unknown
-from svpkit.hookspecs import Register, hookimpl
+from svpkit.hookspecs import Register, hookimpl, tried
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,6 +57,11 @@ class AirBubble:
         return objects.air_bubble(seeds, optics)
 
 
+@tried(
+    options={"protein": 2, "air_bubble": 3, "pixels": 32, "binning": 2},
+    example=lambda folder: folder,
+    spared=dict.fromkeys(("sniff", "nothing_there"), "particles are drawn: it reads no files"),
+)
 class SimulatedReader:
     """Particles drawn by physics instead of read: every image with its truth."""
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from svpkit.hookspecs import Register, hookimpl, later
+from svpkit.hookspecs import Register, hookimpl, later, tried
 
 Power = Annotated[float, Ge(0), "weight n_c ** -power: 1 evens the classes out, 0 leaves them"]
 
@@ -43,6 +43,7 @@ def register_strategies(register: Register) -> None:
         register(factory.__name__, factory)
 
 
+@tried(spared={"verbs": "what the others are measured against: it does nothing"})
 def none() -> Any:
     """Nothing: particles as they are, plain cross-entropy."""
     from svpkit.classify.strategies import Nothing

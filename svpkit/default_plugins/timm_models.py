@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, MultipleOf
 
-from svpkit.hookspecs import ImageSpec, Register, hookimpl
+from svpkit.hookspecs import ImageSpec, Register, hookimpl, tried
 
 
 @hookimpl
@@ -13,6 +13,7 @@ def register_classifiers(register: Register) -> None:
     register("timm", timm_model)
 
 
+@tried(options={"model": "resnet10t", "width": 8, "stem": "half", "norm": "group"}, images=1280)
 def timm_model(
     spec: ImageSpec,
     *,

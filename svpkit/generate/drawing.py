@@ -50,6 +50,16 @@ def draw(
     return np.concatenate(found)
 
 
+def draw_shared(
+    model: Any, labels: np.ndarray, seeds: torch.Tensor, sample: Mapping[str, Any]
+) -> np.ndarray:
+    """Return what `draw` does, every process of the launch having drawn its share of the chunks."""
+    mine = ranks.share(len(labels), CHUNK)
+    idle = mine.start == mine.stop and ranks.many()
+    own = None if idle else draw(model, labels[mine], seeds[mine], sample)
+    return np.concatenate([images for images in ranks.gather(own) if images is not None])
+
+
 def seeds_of(seed: int, label: str, index: np.ndarray) -> torch.Tensor:
     """Return the seeds int64 (n,) of a class's drawn images of these numbers."""
     return draws.seeds(seed, "synthetic", label, index=index)

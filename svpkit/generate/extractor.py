@@ -15,8 +15,10 @@ from svpkit import checkpoint, devices, draws, ranks
 from svpkit.fit import Plan, Task, fit, to_float
 from svpkit.generate.backbone import Backbone, load_backbone, save_backbone
 from svpkit.generate.diffusion import spaced, turn
+from svpkit.generate.given import Given, load_given, save_given
 from svpkit.particles.particleset import ParticleSet, batches
 from svpkit.particles.split import Split
+from svpkit.plugins import Use
 from svpkit.store import file_digest, stage, write_json
 
 FEATURES = 64
@@ -88,7 +90,7 @@ class Extractor(nn.Module):
         return torch.cat(found, dim=1)
 
 
-Seeing = Extractor | Backbone
+Seeing = Extractor | Backbone | Given
 
 
 @stage(revision=2, everywhere=True, resumes=True)
@@ -96,12 +98,15 @@ def extractor(out: Path, params: Mapping[str, Any], split: Path) -> None:
     """Train the extractor on the real training images, every class as often.
 
     It tells the class and how the image was harmed. `params`: seed; model and weights (a model of
-    timm and its .safetensors file), or neither: with them nothing is trained. Writes
-    extractor.safetensors and extractor.json. Raises SvpkitError for weights that do not fit.
+    timm and its .safetensors file), or extractor (a plugin with its options), or none of them: with
+    them nothing is trained. Writes extractor.safetensors and extractor.json. Raises SvpkitError for
+    weights that do not fit and for features of a plugin that break its contract.
     """
     if params.get("model"):
         return ranks.on_main(lambda: save_backbone(out, params["model"], Path(params["weights"])))
     train = Split.open(split).train()
+    if params.get("extractor"):
+        return ranks.on_main(lambda: save_given(out, params["extractor"], train))
     with draws.seeded(params["seed"], "extractor"):
         model = Extractor(train.shape[0], len(train.classes))
     labels = train.labels
@@ -115,9 +120,14 @@ def extractor(out: Path, params: Mapping[str, Any], split: Path) -> None:
     ranks.on_main(lambda: _save(out, model, train, history))
 
 
-def load_extractor(folder: Path) -> Seeing:
-    """Return the frozen extractor of a folder that the stage wrote."""
+def load_extractor(folder: Path, use: Use | None = None) -> Seeing:
+    """Return the frozen extractor of a folder that the stage wrote.
+
+    Raises SvpkitError for one of a plugin that `use` is not.
+    """
     said = json.loads((folder / "extractor.json").read_text())
+    if "plugin" in said:
+        return load_given(folder, use, said).to(devices.device()).eval()
     if "model" in said:
         return load_backbone(folder, said["model"]).to(devices.device()).eval()
     model = Extractor(said["channels"], said["classes"])
@@ -128,14 +138,14 @@ def load_extractor(folder: Path) -> Seeing:
 def features(model: Seeing, images: np.ndarray) -> Tensor:
     """Return features float32 (N, F), on the CPU, of images uint8 (N, C, H, W).
 
-    F is 64, or what a given model of timm has.
+    F is 64, or what a given model has.
     """
     return _blocks(model, model.features, images)
 
 
 @torch.no_grad()
 def _blocks(model: Seeing, see: Callable[[Tensor], Tensor], images: np.ndarray) -> Tensor:
-    device = next(model.parameters()).device
+    device = model.device if isinstance(model, Given) else next(model.parameters()).device
     found = [
         see(to_float(torch.from_numpy(images[at]).to(device))).cpu()
         for at in batches(len(images), model.block)

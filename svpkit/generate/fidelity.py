@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svpkit import draws
+from svpkit import draws, ranks
 from svpkit.generate.copies import (
     copy_interval,
     copy_rate,
@@ -44,27 +44,29 @@ COPIES = ("copy_rate", "copy_interval", "copy_rate_floor", "copy_recall", "memor
 ROUNDING = 0.5
 
 See = Callable[[np.ndarray], Tensor]
+# What is said of a class, and the pairs most like copies: rows, pictures (n, 2, C, H, W) or None.
+Looked = tuple[dict[str, Any], list[dict[str, Any]], np.ndarray | None]
 
 
-@stage(revision=6)
+@stage(revision=6, everywhere=True)
 def fidelity(
     out: Path, params: Mapping[str, Any], extractor: Path, split: Path, *synthetic: Path
 ) -> None:
     """Judge the drawn sets class by class against the validation images; writes fidelity.json.
 
-    `params`: seed; trained_on (True: the first of the sets is what the generator learned from,
-    instead of the split's training images; None: that is not known, so that nothing is said of
-    copies). For each class: the digest of the extractor; kid and fid, the same between two halves
-    of the real images that part no group (floor), against noise (ceiling) and the nearest other
-    class; their low and high are the scatter of random subsets, not an interval of the value.
-    kid_gap: KID above its floor with a 95 % interval, without pairs of one group. precision,
-    recall, density, coverage and c2st, each with its floor; physical descriptors; copy_rate, a
-    lower bound, its floor and its recall; memorised; shifts of the background and of the mean grey
-    in real sd; a verdict, "close", "some way", "far" or "cannot tell", and the same in words. The
-    pairs most like copies are rows of copies.json and pictures
-    uint8 (n, 2, C, H, W) of copies.npy.
+    `params`: seed; extractor (the plugin that made it, where one did); trained_on (True: the first
+    of the sets is what the generator learned from, instead of the split's training images; None:
+    that is not known, so that nothing is said of copies). For each class: the digest of the
+    extractor; kid and fid, the same between two halves of the real images that part no group
+    (floor), against noise (ceiling) and the nearest other class; their low and high are the scatter
+    of random subsets, not an interval of the value. kid_gap: KID above its floor with a 95 %
+    interval, without pairs of one group. precision, recall, density, coverage and c2st, each with
+    its floor; physical descriptors; copy_rate, a lower bound, its floor and its recall; memorised;
+    shifts of the background and of the mean grey in real sd; a verdict, "close", "some way", "far"
+    or "cannot tell", and the same in words. The pairs most like copies are rows of copies.json and
+    pictures uint8 (n, 2, C, H, W) of copies.npy.
     """
-    model, opened = load_extractor(extractor), Split.open(split)
+    model, opened = load_extractor(extractor, params.get("extractor")), Split.open(split)
     sets = [ParticleSet.open(folder) for folder in synthetic]
     train = sets.pop(0) if params.get("trained_on") else opened.train()
     drawn, val = concat(sets), opened.val()
@@ -72,22 +74,34 @@ def fidelity(
     digest = json.loads((extractor / "extractor.json").read_text())["digest"]
     images = {name: val.of(name).images() for name in val.classes}
     owned = {"train": units_of(train), "val": units_of(val)}
-    found, pairs, pictures = {}, [], [np.empty((0, 2, *val.shape), np.uint8)]
-    for name in (name for name, n in drawn.counts.items() if n):
+
+    def look(name: str) -> Looked:
         ours, learned = Sort.of(drawn, name), Sort.of(train, name, owned["train"])
         near = _near(ours, learned) if known else None
         others = {other: x for other, x in images.items() if other != name}
         held = Sort.of(val, name, owned["val"])
-        found[name] = {"extractor": digest} | judge(
+        said = {"extractor": digest} | judge(
             lambda x: features(model, x), ours, learned, held, others, params["seed"], near
         )
-        if near is not None:
-            rows, both = worst_pairs(near, ours.images, learned.images)
-            pairs += [_named(row, name, drawn, train) for row in rows]
-            pictures.append(both)
-    write_json(out / "fidelity.json", found)
-    write_json(out / "copies.json", pairs)
-    np.save(out / "copies.npy", np.concatenate(pictures), allow_pickle=False)
+        if near is None:
+            return said, [], None
+        rows, both = worst_pairs(near, ours.images, learned.images)
+        return said, [_named(row, name, drawn, train) for row in rows], both
+
+    names = [name for name, n in drawn.counts.items() if n]
+    # the processes of a launch take a class each in turn, whose figures are its own alone
+    every = ranks.gather({name: look(name) for name in ranks.mine(names)})
+    if ranks.main():
+        looked = {name: each for found in every for name, each in found.items()}
+        _write(out, {name: looked[name] for name in names}, val.shape)
+
+
+def _write(out: Path, looked: Mapping[str, Looked], shape: tuple[int, int, int]) -> None:
+    write_json(out / "fidelity.json", {name: said for name, (said, _, _) in looked.items()})
+    write_json(out / "copies.json", [row for _, rows, _ in looked.values() for row in rows])
+    pictures = [both for _, _, both in looked.values() if both is not None]
+    none = np.empty((0, 2, *shape), np.uint8)
+    np.save(out / "copies.npy", np.concatenate([none, *pictures]), allow_pickle=False)
 
 
 @dataclass(frozen=True)

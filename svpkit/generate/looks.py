@@ -12,7 +12,7 @@ from svpkit import draws, ranks
 from svpkit.errors import SvpkitError
 from svpkit.generate.diffusion import spaced
 from svpkit.generate.distances import fid, kid
-from svpkit.generate.drawing import draw
+from svpkit.generate.drawing import draw_shared
 from svpkit.generate.extractor import Seeing, features
 from svpkit.particles.describe import background
 from svpkit.particles.particleset import ParticleSet
@@ -59,7 +59,7 @@ class Looks:
     def _look(self, model: nn.Module, k: int, name: str) -> dict[str, Any]:
         seeds = draws.seeds(self.seed, "look", name, index=range(DRAWN))
         try:
-            images = draw(model, np.full(DRAWN, k), seeds, {})
+            images = draw_shared(model, np.full(DRAWN, k), seeds, {})
         except SvpkitError as error:
             raise SvpkitError(f"{self.label}: {error}") from None
         ours = self.train.of(name)

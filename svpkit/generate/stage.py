@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from svpkit import draws, ranks
+from svpkit import auditlog, drawn_index, draws, ranks
 from svpkit.errors import SvpkitError, unknown
 from svpkit.generate.drawing import assemble, draw_chunks, record
 from svpkit.generate.extractor import load_extractor
@@ -72,6 +72,8 @@ def synthetic(out: Path, params: Mapping[str, Any], generator: Path, split: Path
         assemble(out, counts, digest, params, train)
         said = {"wanted": wanted, **record(counts, digest, seconds)}
         write_json(out / "synthetic.json", said)
+        if root := auditlog.store_of(out):
+            drawn_index.note_set(root, out, split)
     ranks.wait()
 
 

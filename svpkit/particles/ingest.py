@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from svpkit import auditlog
+from svpkit.drawn_index import Index
 from svpkit.errors import SvpkitError, unknown
 from svpkit.particles.corrections import write_rows
 from svpkit.particles.duplicates import picture_hash
@@ -39,18 +41,24 @@ def ingest(out: Path, params: Mapping[str, Any]) -> None:
     are asked for `background` ("divide") and `um_per_px` (um), as `Fit` has them. Raises
     SvpkitError for an id given twice, a label outside the classes, no image at all, or more than
     half of them unreadable. A row whose image is None is no particle: it tells of a run that has
-    none. The manifest's `runs` says of each run what its rows do, and how many were read.
+    none. The manifest's `runs` says of each run what its rows do, and how many were read. In a
+    store, pictures that are drawn ones under another name are refused (`drawn_index.Index`).
     """
     use, size, channels = params["reader"], params["size"], params["channels"]
     fit = Fit(size, channels, params.get("background", "keep"), params.get("um_per_px"))
     intake = Intake(fit, params.get("classes") or use.options.get("classes"))
+    where, root = params.get("path") or use.plugin.name, auditlog.store_of(out)
     with Writer(out, (), channels, size) as writer:
-        for images, table in intake.blocks(_read(use, params)):
+        for images, table in intake.blocks(Index(root).watched(_read(use, params), str(where))):
             writer.add(images, table)
-        intake.check(params.get("path") or use.plugin.name, params.get("may_be_empty", False))
+        intake.check(where, params.get("may_be_empty", False))
         writer.classes = intake.classes
         writer.extra = {"reader": use.plugin.name, **intake.summary()}
     write_rows(out / QUARANTINE, ("id", "label", "reason"), intake.bad)
+    if root:
+        read, digest = use.plugin.name, getattr(params.get("path"), "digest", None)
+        said = {k: writer.extra[k] for k in ("counts", "unlabelled", "quarantined")}
+        auditlog.append(root, auditlog.IMPORTED, set=out.name, reader=read, path=digest, **said)
 
 
 def _read(use: "Use", params: Mapping[str, Any]) -> Iterator[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svpkit.errors import SvpkitError
+from svpkit.errors import SvpkitError, unknown
 
 FORMAT = 1
 # Columns that every set has, with the value of a particle that does not say.
@@ -56,7 +56,7 @@ class ParticleSet:
             if len(table) != sum(len(part) for part in parts):
                 raise ValueError("not as many images as rows")
             return cls(parts, table, tuple(manifest["classes"]), np.arange(len(table)))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             said = " ".join(str(error).split())
             raise SvpkitError(f"{folder}: particle set that cannot be read ({said})") from None
 
@@ -138,6 +138,28 @@ class ParticleSet:
     def with_classes(self, classes: Sequence[str]) -> "ParticleSet":
         """Return the same particles with another label order."""
         return replace(self, classes=tuple(classes))
+
+    def with_made(
+        self, images: np.ndarray, labels: Sequence[str], maker: str, **columns: Any
+    ) -> "ParticleSet":
+        """Return these particles and, behind them, made ones: uint8 (n, C, H, W), n class names.
+
+        `maker` stands in their ids, and is their source; `columns` are more of their table, such
+        as `lineage` and `um_per_px`. Their origin is "synthetic", so that they may only train.
+        Raises SvpkitError for images of another shape or type and for a class that is not here.
+        """
+        if images.dtype != np.uint8 or images.shape[1:] != self.shape:
+            raise SvpkitError(
+                f"{maker}: made {images.dtype} images of {images.shape[1:]}, the training set's "
+                f"are uint8 of {self.shape}"
+            )
+        for name in set(labels) - set(self.classes):
+            raise unknown(f"{maker}: class", name, self.classes)
+        start = int(np.count_nonzero(self.table["source"].to_numpy() == maker))
+        ids = [f"{maker}-{start + i:06d}" for i in range(len(labels))]
+        given = {"id": ids, "group": ids, "source": maker} | columns | {"origin": "synthetic"}
+        made = ParticleSet.from_arrays(images, labels, self.classes, **given)
+        return concat([self, made]) if len(made) else self
 
     def save(self, folder: Path) -> None:
         """Write the set to a new folder."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from svpkit import auditlog
+from svpkit.drawn_index import Index
 from svpkit.errors import SvpkitError, unknown
 from svpkit.particles import corrections
 from svpkit.particles.division import Division, divide, groups_of
@@ -37,8 +39,10 @@ def split(out: Path, params: Mapping[str, Any], data: Path, *others: Path) -> No
     test, also = (own[0] if own else None), others[len(own) :]
     particles = ParticleSet.open(data)
     other = None if test is None else _like(ParticleSet.open(test), particles, "data.test")
-    for each in (particles, other) if other else (particles,):
-        refuse_drawn(each, "data")
+    index = Index(auditlog.store_of(out))
+    refuse_drawn(particles, "data", index)
+    if other:
+        refuse_drawn(other, "data.test", index)
     asked = params.get("corrections")
     found = corrections.located(asked, particles, other) if asked else []
     named = corrections.relabelled(particles, found)
@@ -54,7 +58,7 @@ def split(out: Path, params: Mapping[str, Any], data: Path, *others: Path) -> No
     }
     _refuse_missing(sets)
     if also:
-        more = concat([_also(folder, particles) for folder in also])
+        more = concat([_also(folder, particles, index) for folder in also])
         parts.notes += _shared_with(more, sets, params.get("group"))
         sets["train"] = concat([sets["train"], more])
     _refuse_copies(sets)
@@ -68,6 +72,7 @@ def split(out: Path, params: Mapping[str, Any], data: Path, *others: Path) -> No
     if asked:
         held = parts.test if test is None else ()
         record["corrections"] = corrections.recorded(asked, found, used, held)
+        _log_corrections(out, record["corrections"])
     (out / "split.json").write_text(json.dumps(record, indent=1, allow_nan=False))
 
 
@@ -112,15 +117,24 @@ class Split:
         """Return the particles to choose on."""
         return self._taken("val", self.record["data"])
 
-    def test(self) -> ParticleSet:
-        """Return the locked test set, for `score` alone.
+    def test(self, **by: Any) -> ParticleSet:
+        """Return the locked test set, for `score` alone; `by` says what opens it.
 
-        Raises SvpkitError when it is not the one that was locked.
+        The audit log of the store gets a line first. Raises SvpkitError when it is not the one that
+        was locked.
         """
+        locked = self.record["sets"]["test"]["digest"]
+        said = {"set": locked, "n": self.record["sets"]["test"]["n"]}
+        auditlog.append(self.store, auditlog.OPENED, test=said, split=self.folder.name, **by)
         found = self._taken("test", self.record["test"] or self.record["data"])
-        if found.digest != self.record["sets"]["test"]["digest"]:
+        if found.digest != locked:
             raise SvpkitError(f"{self.folder}: the test set is not the one that was locked here")
         return found
+
+    @property
+    def store(self) -> Path:
+        """The folder that the split and its sets lie in."""
+        return auditlog.store_of(self.folder) or self.folder.parent
 
     def _taken(self, name: str, artifact: str) -> ParticleSet:
         positions = np.load(self.folder / f"{name}.npy", allow_pickle=False)
@@ -136,9 +150,9 @@ class Split:
         return ParticleSet.open(place).with_classes(self.classes)
 
 
-def _also(folder: Path, data: ParticleSet) -> ParticleSet:
+def _also(folder: Path, data: ParticleSet, index: Index) -> ParticleSet:
     found = _like(ParticleSet.open(folder), data, "data.also")
-    refuse_drawn(found, "data.also")
+    refuse_drawn(found, "data.also", index)
     return _labelled(found)
 
 
@@ -155,14 +169,27 @@ def _like(other: ParticleSet, data: ParticleSet, where: str) -> ParticleSet:
     return other.with_classes(data.classes)
 
 
-def refuse_drawn(particles: ParticleSet, name: str) -> None:
-    """Raise SvpkitError when a set that splits or measures holds a drawn particle."""
+def refuse_drawn(particles: ParticleSet, name: str, index: Index | None = None) -> None:
+    """Raise SvpkitError naming the drawn particles of a set that splits or measures.
+
+    Known by the tags that they were read with and, where an `index` of drawn pictures is given, by
+    their pixels (see `drawn_index.Index` for what that finds).
+    """
     drawn = particles.table.loc[particles.table["origin"] == "synthetic", "id"]
     if len(drawn):
+        shown = ", ".join(f"'{each}'" for each in drawn.iloc[:5])
         raise SvpkitError(
-            f"{name}: {len(drawn)} drawn (synthetic) particles, such as '{drawn.iloc[0]}': "
+            f"{name}: {len(drawn)} drawn (synthetic) particles, such as {shown}: "
             "they may never stand in train, val or test"
         )
+    if index:
+        index.refuse(particles, name)
+
+
+def _log_corrections(out: Path, said: Mapping[str, Any]) -> None:
+    if root := auditlog.store_of(out):
+        kept = {key: said[key] for key in ("files", "counts", "applied")}
+        auditlog.append(root, auditlog.CORRECTED, split=out.name, **kept)
 
 
 def _refuse_missing(sets: Mapping[str, ParticleSet]) -> None:

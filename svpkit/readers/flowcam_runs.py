@@ -7,6 +7,7 @@ from typing import Any
 
 from svpkit.errors import SvpkitError
 from svpkit.readers import flowcam_files as files
+from svpkit.readers.exports import refuse_outside
 from svpkit.readers.flowcam_tables import Listing, csv_header, open_csv, open_lst
 
 # A CSV is taken for an export of this instrument where it has these columns, by .lst names.
@@ -56,6 +57,8 @@ def runs_of(path: Path) -> list[Run]:
     lists = _all_lists(path)
     if not lists:
         raise SvpkitError(f"{path}: no FlowCam run: no .lst, and no .csv with its columns")
+    if path.is_dir():
+        refuse_outside(path, lists)
     stems = [found.stem for found in lists]
     return [
         _run(found, found.stem if stems.count(found.stem) == 1 else _longer(path, found))

@@ -13,7 +13,7 @@ from typing import Annotated, Any, BinaryIO
 from annotated_types import Gt
 
 from svpkit.errors import SvpkitError
-from svpkit.readers.exports import capped, cells, neutral, number, whole
+from svpkit.readers.exports import capped, cells, neutral, number, refuse_outside, whole
 from svpkit.readers.pictures import LONGEST_SIDE, MOST_PIXELS
 
 ML_PER_MINUTE = 0.25
@@ -171,6 +171,8 @@ def _bins(path: Path) -> list[Bin]:
         if file.suffix.lower() in parts:
             raise SvpkitError(f"{path}: two bins are named {file.stem}: name each once")
         parts[file.suffix.lower()] = file
+    if path.is_dir():
+        refuse_outside(path, (file for parts in files.values() for file in parts.values()))
     for name, parts in files.items():
         if ".adc" not in parts and (".roi" in parts or not path.is_dir()):
             raise SvpkitError(f"{path}: bin {name} has no .adc file")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 
 from svpkit.errors import SvpkitError, unknown
-from svpkit.readers.exports import capped, neutral, picture
+from svpkit.readers.exports import capped, neutral, picture, refuse_outside
 from svpkit.readers.mfi_tables import BOX, Table, tables_in, tables_of
 
 _FIELD = re.compile(r"\{(\w+)(?::0?(\d{1,2})d?)?\}")
@@ -89,6 +89,8 @@ class MfiReader:
         """
         tables = tables_of(Path(path), table)
         root = (Path(path) if Path(path).is_dir() else Path(path).parent).resolve()
+        if Path(path).is_dir():
+            refuse_outside(root, tables)
         layout = Layout(frames, crops, inclusive, first_frame, padding, bits, edge)
         _check(Path(path), layout)
         nan = float("nan")

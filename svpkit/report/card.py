@@ -159,7 +159,10 @@ def _provenance(run: Mapping[str, Any]) -> str:
 
 def _spelt(each: Any) -> str:
     if isinstance(each, Mapping):
-        return "; ".join(f"{key} {_spelt(part)}" for key, part in each.items())
+        inner = {
+            k: f"({_spelt(v)})" if isinstance(v, Mapping) else _spelt(v) for k, v in each.items()
+        }
+        return "; ".join(f"{key} {part}" for key, part in inner.items())
     if isinstance(each, list | tuple):
         return ", ".join(_spelt(part) for part in each)
     return str(each)

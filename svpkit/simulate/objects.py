@@ -17,13 +17,16 @@ CROPS = 16  # neighbouring seeds that look at the same large bubble, when they d
 BUBBLE = 1  # random stream of what the crops of one bubble share
 SHAPE = 2  # random stream of an aggregate's shape
 
+# Planes of focus: share, mean and sd in um.
+PROTEIN_UM = ((0.45, 12.0, 10.0), (0.55, 0.0, 6.0))  # some deep in the cell, most in its middle
+OIL_UM = ((0.3, -7.0, 3.0), (0.7, 20.0, 8.0))  # before the droplet, and behind it
+
 
 def protein(seeds: Array, optics: Optics) -> tuple[Array, Rows]:
     """Draw protein aggregates: fractal clusters, and films and fibrils."""
     rngs = optics.random(seeds)
     shape = aggregates.draw(optics.random(seeds, SHAPE), optics)
-    focus = _protein_focus(rngs, optics)
-    at, aberration = _placement(rngs, optics)
+    focus, at, aberration = optics.placement(rngs, *PROTEIN_UM)
     intensity = optics.image(shape.spectra, focus, at, aberration)
     truth = [
         {
@@ -45,8 +48,7 @@ def silicone_oil(seeds: Array, optics: Optics) -> tuple[Array, Rows]:
     rngs = optics.random(seeds)
     radius = np.clip([rng.lognormal(np.log(1.6), 0.4) for rng in rngs], 0.5, 6.0)
     index = np.array([rng.uniform(1.39, 1.41) for rng in rngs])
-    focus = _oil_focus(rngs, optics)
-    at, aberration = _placement(rngs, optics)
+    focus, at, aberration = optics.placement(rngs, *OIL_UM)
     kinds = np.array([rng.random() for rng in rngs])
     subtype = np.select([kinds < 0.08, kinds < 0.13], ["pair", "on_aggregate"], "single")
     spectra = optics.spheres(radius, index)
@@ -93,7 +95,7 @@ def _small_bubbles(
     radius = np.clip(radius, 0.5, 5.0)
     spread = np.where(stream, 12, 4) * profile.focus_spread
     focus = np.clip(np.where(stream, 12, 32) + spread * draws[:, 2], -20, 50) + profile.focus_um
-    at, aberration = _placement(rngs, optics)
+    _, at, aberration = optics.placement(rngs)
     index = np.ones(len(rngs))
     intensity = optics.image(optics.spheres(radius, index), focus, at, aberration)
     subtype = np.where(stream, "in_stream", "small")
@@ -138,35 +140,6 @@ def _sphere_rows(subtype: Any, radius: Any, ecd: Any, index: Any, focus: Any, at
     return [
         dict(zip(names, [str(kind), *map(float, rest)], strict=True)) for kind, *rest in columns
     ]
-
-
-def _placement(rngs: list[np.random.Generator], optics: Optics) -> tuple[Array, Array]:
-    """Draw where in its crop each particle lies (n, 2) and the aberration there (n, 4)."""
-    draws = np.array([rng.standard_normal(6) for rng in rngs])
-    profile = optics.instrument
-    at = np.clip(
-        profile.offset_um * draws[:, :2], -1.2 - profile.offset_um, 1.2 + profile.offset_um
-    )
-    size = np.array([profile.astigmatism] * 2 + [profile.coma] * 2) / np.sqrt(2)
-    return at, size * draws[:, 2:]
-
-
-def _protein_focus(rngs: list[np.random.Generator], optics: Optics) -> Array:
-    """Draw planes of focus: most aggregates in the middle of the cell, some deep in it."""
-    profile = optics.instrument
-    draws = np.array([(rng.random(), rng.standard_normal()) for rng in rngs])
-    deep = draws[:, 0] < 0.45
-    focus = np.where(deep, 12, 0) + np.where(deep, 10, 6) * draws[:, 1] * profile.focus_spread
-    return np.clip(focus, -25, 40) + profile.focus_um
-
-
-def _oil_focus(rngs: list[np.random.Generator], optics: Optics) -> Array:
-    """Draw planes of focus: 30 % before the droplet, the others behind it."""
-    profile = optics.instrument
-    draws = np.array([(rng.random(), rng.standard_normal()) for rng in rngs])
-    near = draws[:, 0] < 0.3
-    focus = np.where(near, -7, 20) + np.where(near, 3, 8) * draws[:, 1] * profile.focus_spread
-    return np.clip(focus, -25, 40) + profile.focus_um
 
 
 def _partner(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -28,6 +28,11 @@ class Optics:
     to `image`. Lengths are um; x is the column, y the row, both from the centre of the crop;
     z is along the light. Abbe imaging, partially coherent: the intensity is the mean over points
     of the condenser's disc, each a plane wave that is periodic on the field's period.
+
+    Periodic on `period_um`, larger than the crop: what is given on `object_axis` and reaches the
+    end of the period goes on at the other end, and if it does not match there, the step scatters
+    into the crop. A body that is larger than the crop has to fade beyond it, before the period
+    ends; what is moved by `at` stays within it.
     """
 
     instrument: InstrumentProfile
@@ -125,6 +130,24 @@ class Optics:
         keys = [np.array([seed, stream], np.uint64) for seed in seeds]
         return [np.random.Generator(np.random.Philox(key=key)) for key in keys]
 
+    def placement(
+        self, rngs: Sequence[np.random.Generator], *depths: tuple[float, float, float]
+    ) -> tuple[Array, Array, Array]:
+        """Draw planes of focus (n,), places in the crop (n, 2) and aberrations (n, 4) for `image`.
+
+        One of each from a generator a particle, as the instrument spreads them. `depths`: the
+        planes of focus as a mixture, each its share, mean and sd in um; they are cut at -25 and
+        40 um. Without depths all is at the instrument's own shift of focus, and that takes nothing
+        from the generators.
+        """
+        profile = self.instrument
+        focus = _depths(rngs, depths, profile.focus_spread) if depths else np.zeros(len(rngs))
+        draws = np.array([rng.standard_normal(6) for rng in rngs])
+        furthest = 1.2 + profile.offset_um
+        at = np.clip(profile.offset_um * draws[:, :2], -furthest, furthest)
+        size = np.array([profile.astigmatism] * 2 + [profile.coma] * 2) / np.sqrt(2)
+        return focus + profile.focus_um, at, size * draws[:, 2:]
+
     def spheres(self, radius: ArrayLike, index: ArrayLike, at: ArrayLike | None = None) -> Array:
         """Return what spheres scatter: spectra (n, J, K, K) complex64, exact Lorenz-Mie.
 
@@ -153,18 +176,28 @@ class Optics:
         spectra *= np.exp(1j * coming[:, 0]).astype(np.complex64)[:, :, None, None]
         return spectra
 
-    def slices(self, transmission: Array, spacing_um: float = 2.0, exact: bool = False) -> Array:
+    def slices(
+        self,
+        transmission: Array,
+        spacing_um: float = 2.0,
+        exact: bool = False,
+        at: ArrayLike | None = None,
+    ) -> Array:
         """Return what thin objects scatter: spectra (n, J, K, K) complex64.
 
         `transmission` (n, W, W) on `object_axis`, rows along y: exp(i phase), with the phase
         2 pi / wavelength * (index - medium) * thickness, times the amplitude that absorption
         leaves. (n, S, W, W) is a stack `spacing_um` apart, the first nearest the lamp, centred on
-        z = 0. What one slice scatters passes straight through the next ones, as it does where
-        phases stay near 1 rad; `exact` follows it by the split-step method, some 50 times slower.
+        z = 0; `at` (n, 3) moves each object or stack to (x, y, z). What one slice scatters passes
+        straight through the next ones, as it does where phases stay near 1 rad; `exact` follows it
+        by the split-step method, some 50 times slower.
         """
         stack = transmission[:, None] if transmission.ndim == 3 else transmission
-        if exact:
-            return self._split_step(stack, spacing_um)
+        spectra = self._split_step(stack, spacing_um) if exact else self._stacked(stack, spacing_um)
+        return spectra if at is None else self._moved(spectra, np.asarray(at, float))
+
+    def _stacked(self, stack: Array, spacing_um: float) -> Array:
+        """Return the spectra of slices, each of which changes what the ones before let through."""
         heights = (np.arange(stack.shape[1]) - (stack.shape[1] - 1) / 2) * spacing_um
         spectra, before = None, None
         for index, height in enumerate(heights):
@@ -260,3 +293,13 @@ class Optics:
             )
             phase = phase + 2 * np.pi * np.tensordot(np.asarray(aberration, float), shapes, 1)
         return (np.exp(1j * phase) * (radius <= 1)).astype(np.complex64)
+
+
+def _depths(
+    rngs: Sequence[np.random.Generator], depths: Sequence[tuple[float, float, float]], spread: float
+) -> Array:
+    """Draw planes of focus (n,) from a mixture of shares, means and sd (um)."""
+    upto = np.cumsum([share for share, _, _ in depths])[:-1]
+    draws = np.array([(rng.random(), rng.standard_normal()) for rng in rngs])
+    mean, sd = np.array(depths)[np.searchsorted(upto, draws[:, 0], "right"), 1:].T
+    return np.clip(mean + sd * draws[:, 1] * spread, -25, 40)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ def glass(seeds: Array, optics: Any) -> tuple[Array, Rows]:
     lamella = [rng.random() < 0.4 for rng in rngs]
     bodies = [flake(rng, thin) for rng, thin in zip(rngs, lamella, strict=True)]
     spectra, shadow = scatter(bodies, optics)
-    focus, at, aberration = _placement(rngs, optics, (0.65, 0, 6), (0.35, 14, 9))
+    focus, at, aberration = optics.placement(rngs, (0.65, 0, 6), (0.35, 14, 9))
     subtype = np.where(lamella, "lamella", "plate")
     ecd = 2 * np.sqrt(shadow / np.pi)
     index = [body.index.real for body in bodies]
@@ -39,7 +38,7 @@ def fibre(seeds: Array, optics: Any) -> tuple[Array, Rows]:
     rngs = optics.random(seeds)
     flat = [rng.random() < 0.5 for rng in rngs]
     shapes = [_fibre_shape(rng, ribbon) for rng, ribbon in zip(rngs, flat, strict=True)]
-    focus, at, aberration = _placement(rngs, optics, (0.7, 0, 6), (0.3, 12, 10))
+    focus, at, aberration = optics.placement(rngs, (0.7, 0, 6), (0.3, 12, 10))
     bodies = [Arc(x=x, y=y, **shape) for shape, (x, y) in zip(shapes, at, strict=True)]
     spectra, _ = scatter(bodies, optics)
     subtype = np.where(flat, "ribbon", "round")
@@ -56,7 +55,7 @@ def rubber(seeds: Array, optics: Any) -> tuple[Array, Rows]:
     rngs = optics.random(seeds)
     bodies = [chunk(rng, optics.instrument.wavelength_um) for rng in rngs]
     spectra, shadow = scatter(bodies, optics)
-    focus, at, aberration = _placement(rngs, optics, (0.8, 0, 5), (0.2, 8, 6))
+    focus, at, aberration = optics.placement(rngs, (0.8, 0, 5), (0.2, 8, 6))
     ecd = 2 * np.sqrt(shadow / np.pi)
     index = [body.index.real for body in bodies]
     truth = _rows(["chunk"] * len(rngs), ecd / 2, ecd, index, focus, at)
@@ -69,7 +68,7 @@ def latex(seeds: Array, optics: Any) -> tuple[Array, Rows]:
     nominal = np.array([BEADS_UM[rng.integers(len(BEADS_UM))] for rng in rngs])
     radius = nominal / 2 * (1 + BEAD_SPREAD * np.array([rng.standard_normal() for rng in rngs]))
     index = np.full(len(rngs), polystyrene(optics.instrument.wavelength_um))
-    focus, at, aberration = _placement(rngs, optics, (0.4, -6, 5), (0.6, 12, 9))
+    focus, at, aberration = optics.placement(rngs, (0.4, -6, 5), (0.6, 12, 9))
     subtype = [f"{size:g}um" for size in nominal]
     truth = _rows(subtype, radius, 2 * radius, index, focus, at)
     return optics.image(optics.spheres(radius, index), focus, at, aberration), truth
@@ -150,25 +149,6 @@ def chunk(rng: Random, wavelength_um: float) -> Chunk:
         height=radius * rng.uniform(0.6, 1.0),
         roughness=roughness,
     )
-
-
-def _placement(
-    rngs: Sequence[Random], optics: Any, *depths: tuple[float, float, float]
-) -> tuple[Array, Array, Array]:
-    """Draw the plane of focus (n,), the place in the crop (n, 2) and the aberration (n, 4).
-
-    `depths` are shares, means and sd (um) of the planes of focus, mixed.
-    """
-    profile = optics.instrument
-    shares = np.cumsum([share for share, _, _ in depths])
-    kind = [int(np.searchsorted(shares[:-1], rng.random(), "right")) for rng in rngs]
-    draws = np.array([rng.standard_normal(7) for rng in rngs])
-    mean, spread = np.array([depths[k][1:] for k in kind]).T
-    focus = np.clip(mean + spread * draws[:, 0] * profile.focus_spread, -25, 40)
-    furthest = 1.2 + profile.offset_um
-    at = np.clip(profile.offset_um * draws[:, 1:3], -furthest, furthest)
-    size = np.array([profile.astigmatism] * 2 + [profile.coma] * 2) / np.sqrt(2)
-    return focus + profile.focus_um, at, size * draws[:, 3:]
 
 
 def _rows(subtype: Any, radius: Any, ecd: Any, index: Any, focus: Any, at: Array) -> Rows:

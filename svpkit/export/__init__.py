@@ -1,0 +1,1 @@
+"""A run's networks written as other libraries open them: timm, ONNX, diffusers."""

@@ -1,0 +1,41 @@
+"""The folder of an export: whole or absent, with the model card and a digest of each file."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from svpkit.errors import SvpkitError
+from svpkit.store import file_digest
+
+CARD, DIGESTS = "MODEL_CARD.md", "SHA256SUMS"
+
+
+@contextmanager
+def new_folder(out: Path, card: Path | None = None) -> Iterator[Path]:
+    """Give an empty folder to write in that becomes `out` when the block ends without an error.
+
+    It then also holds a copy of `card`, where that is a file, and SHA256SUMS (`sha256sum -c`).
+    Raises SvpkitError where `out` is there already and not an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SvpkitError(f"{out}: exists already; name a new folder to export to")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # beside it: on the same disk, so that the name changes at once
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as place:
+        done = Path(place) / "done"
+        done.mkdir()
+        yield done
+        if card is not None and card.is_file():
+            shutil.copyfile(card, done / CARD)
+        _write_digests(done)
+        if out.exists():
+            out.rmdir()
+        done.rename(out)
+
+
+def _write_digests(folder: Path) -> None:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    lines = [f"{file_digest(p)}  {p.relative_to(folder).as_posix()}\n" for p in files]
+    (folder / DIGESTS).write_text("".join(lines))

@@ -1,0 +1,128 @@
+"""What is checked and how: a plugin with small options, its checks, and a failure in one line."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from svpkit import draws
+from svpkit.errors import SvpkitError
+from svpkit.hookspecs import ImageSpec, Trial
+from svpkit.options import check_options, located
+from svpkit.plugins import Plugin, Use, discover
+
+# Built-in particle types, so that what draws by the name of a class can be tried too.
+CLASSES = ("air_bubble", "protein", "silicone_oil")
+SIZE = 16
+Thing = TypeVar("Thing")
+
+
+class Failed(AssertionError):
+    """A check that did not hold, in one line: what was expected, what came."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A plugin on trial: `use` holds it with the trial's options, `spec` the toy images."""
+
+    plugin: Plugin
+    trial: Trial
+    use: Use
+    spec: ImageSpec
+    seed: int = 0
+    kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, plugin: Plugin, trial: Trial | None = None) -> "Subject":
+        """Put a plugin on trial, by default as its mark `tried` says.
+
+        Raises SvpkitError for options that it does not take.
+        """
+        trial = trial_of(plugin) if trial is None else trial
+        wanted = "particle_types" in inspect.signature(plugin.call).parameters
+        found = discover(builtin_only=True) if wanted or plugin.takes_more else None
+        kinds = {} if found is None else {n: found.get(_TYPE, n) for n in found.names(_TYPE)}
+        more = tuple(kinds) if plugin.takes_more else ()
+        options = check_options(plugin.options, trial.options, plugin.name, more)
+        options = located(plugin.options, options, (Path(),), plugin.name)
+        spec = ImageSpec(1, SIZE, CLASSES)
+        return cls(plugin, trial, Use(plugin, options, kinds), spec)
+
+    def build(self, spec: ImageSpec | None = None, seed: int | None = None) -> Any:
+        """Return what a factory of (spec, *, ...) builds, torch seeded for it as a run does."""
+        seed = self.seed if seed is None else seed
+        with draws.seeded(seed, "kit"):
+            return self.use(self.spec if spec is None else spec)
+
+    def once(self, name: str, make: Callable[["Subject"], Thing]) -> Thing:
+        """Return what `make` makes of this subject, made the first time that it is asked for."""
+        if name not in self.kept:
+            self.kept[name] = make(self)
+        return self.kept[name]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One promise of a plugin: `run` raises Failed where it is broken.
+
+    `spared` is the reason why it cannot hold for this plugin; empty where it has to.
+    """
+
+    name: str
+    about: str
+    run: Callable[[], None]
+    spared: str = ""
+
+    def outcome(self) -> tuple[str, str]:
+        """Return ("ok", ""), ("FAILED", what came) or ("spared", why)."""
+        if self.spared:
+            return "spared", self.spared
+        try:
+            self.run()
+        except Failed as failure:
+            return "FAILED", str(failure).removeprefix(f"{self.name}: ")
+        return "ok", ""
+
+
+def trial_of(plugin: Plugin, **overrides: Any) -> Trial:
+    """Return the trial of a plugin's mark `tried`; tables given here join those of the mark."""
+    mark = getattr(plugin.thing, "tried", None)
+    mark = mark if isinstance(mark, Trial) else Trial()
+    given = {n: v for n, v in overrides.items() if v is not None}
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            given[name] = {**getattr(mark, name), **value}
+    return replace(mark, **given)
+
+
+def check_of(function: Callable[[Subject], None], subject: Subject) -> Check:
+    """Return a check function, applied to a subject, whatever it raises told in one line."""
+    name = function.__name__.removeprefix("check_")
+    about = (inspect.getdoc(function) or "").splitlines()[0]
+
+    def run() -> None:
+        try:
+            function(subject)
+        except Failed:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a stranger's plugin raises is a failure
+            kind = "" if isinstance(error, SvpkitError) else f"{type(error).__name__}: "
+            said = " ".join(f"{kind}{error}".split())
+            raise Failed(f"{name}: {said[:400]}") from error
+
+    return Check(name, about, run, subject.trial.spared.get(name, ""))
+
+
+def expect(holds: bool, said: str) -> None:
+    """Raise Failed with this line where something does not hold."""
+    if not holds:
+        raise Failed(said)
+
+
+def refuses(error: SvpkitError) -> bool:
+    """Return True where the plugin itself says no in one line, and did not merely fail."""
+    return "\n" not in str(error) and error.__cause__ is None
+
+
+_TYPE = "particle_type"
