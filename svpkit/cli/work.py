@@ -159,6 +159,7 @@ def export(
     are from svpkit's on validation. A `diffusers_unet` opens with
     diffusers.DDPMPipeline.from_pretrained(OUT); ask the pipeline for no more steps than the
     timesteps that it was trained with.
+    """
     from svpkit import api
 
     loaded = api.load(api.run_folder(run, runs), registry=registry, store=store_root)
