@@ -21,7 +21,7 @@ from svpkit.report import numbers, trial
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
-MARK = re.compile(r"(<!-- table: ([\w.:+-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- table: ([\w.:+/-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 SCATTER = """\
 In brackets: where 95 % of repeated comparisons fall, with as many images a side as stated; this
@@ -302,6 +302,24 @@ def strangers(rows: list[dict]) -> str:
 RECALLED = ("recall", "auroc")
 
 
+def shapes(rows: list[dict]) -> str:
+    """Drawn classes against arms: average precision of each, beside how drawn ones look."""
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    drawn = [key.rpartition(".")[2] for key in rows[0] if key.startswith("fidelity.kid_gap.")]
+    lines = []
+    for name in drawn:
+        said = {
+            arm: [row[f"test.auprc.{name}"] for row in rows if row["arm"] == arm] for arm in arms
+        }
+        own = [row for row in rows if row["arm"] == "drawn"]
+        looks = [spread([row[f"fidelity.{k}.{name}"] for row in own]) for k in LOOKS]
+        lines.append([name, *looks, *(spread(said[arm]) for arm in arms)])
+    return markdown(["class", *LOOKS, *arms], lines)
+
+
+LOOKS = ("kid_gap", "coverage", "copy_rate")
+
+
 def matrix(name: str) -> str:
     """Sources against targets of two suites that go each other's way: AUPRC and the drop."""
     there, back = (trial_of(file) for file in name.split("+"))
@@ -327,6 +345,7 @@ ROWS = {
     "widths": widths,
     "descriptors": descriptors,
     "strangers": strangers,
+    "shapes": shapes,
 }
 SUITES = {
     "gains": gains,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from svpkit.api import load, run
     from svpkit.particles.describe import describe
     from svpkit.particles.particleset import ParticleSet
+    from svpkit.plugins import discover
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Trial",
     "__version__",
     "describe",
+    "discover",
     "draws",
     "hookimpl",
     "load",
@@ -33,6 +35,7 @@ _LAZY = {
     "load": "svpkit.api",
     "run": "svpkit.api",
     "describe": "svpkit.particles.describe",
+    "discover": "svpkit.plugins",
     "draws": "svpkit.draws",
 }
 

@@ -5,6 +5,7 @@ import sys
 
 from svpkit import ranks
 from svpkit.errors import SvpkitError
+from svpkit.refusals import refused
 from svpkit.signals import Ended, end_in_order
 
 
@@ -29,22 +30,18 @@ def main() -> None:
     except SvpkitError as error:
         click.echo(f"svpkit: {error}", err=True)
         sys.exit(2)
-    except RuntimeError as error:
-        if not ranks.lost(error):
-            raise
-        if ranks.LAUNCHED not in os.environ:
-            click.echo("svpkit: another process of this launch is gone", err=True)
-        sys.exit(ranks.LOST)
-    except OSError as error:
-        # a full disk, a read-only folder, a file where a folder should be: the user's to mend
-        said = error.strerror or str(error)
-        if isinstance(error, (FileExistsError, NotADirectoryError)):
-            said = "this is a file, a folder is wanted"
-        click.echo(f"svpkit: {error.filename or ''}: {said}", err=True)
-        sys.exit(2)
     except (KeyboardInterrupt, click.Abort, Ended) as told:
         click.echo(f"svpkit: {_ended()}", err=True)
         sys.exit(told.code if isinstance(told, Ended) else 130)
+    except Exception as error:
+        if ranks.lost(error):
+            click.echo(f"svpkit: another process of this launch is gone ({error})", err=True)
+            sys.exit(ranks.LOST)
+        # a full disk, a read-only folder, a file where a folder should be: the user's to mend
+        if (said := refused(error)) is None:
+            raise
+        click.echo(f"svpkit: {said}", err=True)
+        sys.exit(2)
 
 
 def _ended() -> str:

@@ -1,7 +1,6 @@
 """What notebooks use, and the commands too: run(), load(), and what they return."""
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,8 @@ from svpkit.errors import SvpkitError, unknown
 from svpkit.plugins import Registry, Use, discover
 from svpkit.recipe import Recipe, validate
 from svpkit.recipe import load as load_recipe
-from svpkit.store import file_digest
+from svpkit.safe import opened, read_json
+from svpkit.store import damaged, file_digest, root_of
 from svpkit.toml import override
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from svpkit.drawn import Drawn
     from svpkit.particles.particleset import ParticleSet
     from svpkit.report.counts import Counted
-    from svpkit.store import Store
+    from svpkit.store import Artifact, Store
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Run:
     @property
     def results(self) -> dict[str, Any]:
         """The content of results.json."""
-        return json.loads((self.folder / "results.json").read_text())
+        return _record(self.folder / "results.json")
 
     @property
     def predictions(self) -> "pd.DataFrame":
@@ -99,7 +99,8 @@ class Run:
         """The classifier of the recipe's own arm."""
         from svpkit.classify.model import Model
 
-        return Model.open(self.folder / "model", self.registry)
+        with opened(self.folder / "model", "a model that cannot be opened"):
+            return Model.open(self.folder / "model", self.registry)
 
     def predict(self, images: "np.ndarray | ParticleSet") -> "pd.DataFrame":
         """Return a probability a class and the class named for uint8 images (N, C, H, W).
@@ -175,16 +176,26 @@ class Run:
         found = {c: g["artifact"] for g in record["generators"].values() for c in g["classes"]}
         if label not in found:
             raise unknown(f"{self.folder}: class that a generator draws", label, found)
-        folder = (self.store or Path(record["store"])) / found[label]
+        folder = (self.store or root_of(self.folder, record)) / found[label]
         if not folder.is_dir():
             raise SvpkitError(
                 f"{folder}: the generator is not in this store (--store DIR names another)"
+            )
+        if (folder / "artifact.json").is_file() and (files := damaged(folder)):
+            raise SvpkitError(
+                f"{folder / files[0]}: damaged, its bytes are not those that were written "
+                "(`svpkit run` with --fresh generator makes it again)"
             )
         return folder
 
     @property
     def _record(self) -> dict[str, Any]:
-        return json.loads((self.folder / "run.json").read_text())
+        return _record(self.folder / "run.json")
+
+
+def _record(path: Path) -> dict[str, Any]:
+    with opened(path, "cannot be read"):
+        return read_json(path)
 
 
 def experiment(
@@ -219,42 +230,67 @@ def execute(
     store: Path,
     fresh: Sequence[str] = (),
     deploys: bool = True,
+    trackers: Sequence[str] = (),
 ) -> Done:
     """Run an experiment and write its folder `runs/<name>/`.
 
-    A run that is only measured need not `deploys`: its model is then not for `predict`.
+    A run that is only measured need not `deploys`: its model is then not for `predict`. What
+    happens is written to `events.jsonl` and told to `trackers`, as `svpkit.trackers` knows them.
     """
-    from svpkit import ranks
-    from svpkit.checks import check_models, checking
-    from svpkit.keep import note_artifacts
-    from svpkit.pipeline import walk
+    from svpkit.checks import check_models
     from svpkit.plan import plan
-    from svpkit.record import note_start, write_run
-    from svpkit.report.table import summary_table
     from svpkit.store import Store
+    from svpkit.trackers import check_trackers, followed
 
+    check_trackers(trackers)
     stages = plan(experiment, store, deploys=deploys)
     for name in fresh:
         if name not in (known := {each.artifact.stage for each in stages}):
             raise unknown("--fresh: stage", name, sorted(known))
     if fresh or not all(each.artifact.made for each in stages):
         check_models(experiment)
-    folder = runs / experiment.recipe.name
+    folder, planned = runs / experiment.recipe.name, [each.artifact for each in stages]
+    with followed(folder, experiment.recipe, trackers, fresh=list(fresh)):
+        return _executed(experiment, folder, Store(store, fresh=tuple(fresh)), planned, deploys)
+
+
+def _executed(
+    experiment: Experiment,
+    folder: Path,
+    kept: "Store",
+    planned: Sequence["Artifact"],
+    deploys: bool,
+) -> Done:
+    from svpkit import events, ranks
+    from svpkit.checks import checking
+    from svpkit.keep import note_artifacts
+    from svpkit.pipeline import walk
+    from svpkit.provenance import note_start
+    from svpkit.record import write_run
+    from svpkit.report.table import summary_table
+    from svpkit.store import explained
+    from svpkit.trackers import tell_results
+
     if ranks.main():
-        note_artifacts(folder, [each.artifact.name for each in stages], done=False)
-    started = note_start(store, folder, experiment, [each.artifact for each in stages], fresh)
-    kept = Store(store, fresh=tuple(fresh))
+        note_artifacts(folder, [artifact.name for artifact in planned], done=False)
+    started = note_start(kept.root, folder, experiment, planned, kept.fresh)
     try:
-        walked = walk(experiment, checking(experiment, kept.get), deploys=deploys)
+        with explained(lambda: kept.used, folder):
+            walked = walk(experiment, checking(experiment, kept.get), deploys=deploys)
     except SvpkitError as error:
         said = str(error)
         where = "" if said.startswith(experiment.where) else f"{experiment.where}: "
         raise SvpkitError(f"{where}{said}") from None
     if not ranks.main():
         return Done(folder, None)
-    summary = summary_table(write_run(folder, experiment, walked, kept, started))
+    with explained(lambda: kept.used, folder):
+        story = write_run(folder, experiment, walked, kept, started)
+    summary = summary_table(story)
     note_artifacts(folder, [artifact.name for artifact in kept.used], done=True)
-    return Done(folder, summary, _notes(kept))
+    tell_results(_record(folder / "results.json"))
+    for note in (notes := _notes(kept)):
+        events.tell(events.NOTE, said=note)
+    return Done(folder, summary, notes)
 
 
 def _notes(store: "Store") -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from svpkit.pipeline import Get, classifier_params
 from svpkit.recipe import validate
 from svpkit.report.audit import Audit, shown, write_page
 from svpkit.report.audit import table as table
-from svpkit.store import Artifact, Store, file_digest, write_json
+from svpkit.store import Artifact, Store, file_digest, root_of, write_json
 
 if TYPE_CHECKING:
     from svpkit.plugins import Registry
@@ -67,7 +67,7 @@ def audit(asked: Asked, registry: "Registry") -> Audit:
     check_installed()
     _refuse_edited(asked.folder)
     run = json.loads((asked.run / "run.json").read_text())
-    store = Store(asked.store or Path(run["store"]))
+    store = Store(asked.store or root_of(asked.run, run))
     split, experiment = _split(asked, run, store), _experiment(asked, run, registry)
     planned: list[Artifact] = []
 

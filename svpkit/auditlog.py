@@ -33,7 +33,7 @@ def append(root: Path, event: str, **said: Any) -> dict[str, Any]:
         return {}
     path = root / LOG
     try:
-        with _alone(root), path.open("a+b") as file:
+        with _alone(root), path.open("a+b", buffering=0) as file:
             last, torn, ended = _end(file)
             line = {
                 "n": last["n"] + 1,
@@ -107,6 +107,25 @@ def holds(root: Path, noted: Mapping[str, Any]) -> bool:
     return any(x.get("n") == noted["n"] and x.get("hash") == noted["hash"] for x in lines(root))
 
 
+def openings(root: Path, test: str) -> int:
+    """Return how often the test set of this digest was opened, by whatever run of the store."""
+    said = (line.get("test") for line in lines(root) if line.get("event") == OPENED)
+    return sum(isinstance(each, dict) and each.get("set") == test for each in said)
+
+
+def shown(line: Mapping[str, Any]) -> str:
+    """Return a line as people read it: number, time, event and what was said."""
+    known = ("n", "time", "svpkit", "event", "before", "hash")
+    said = ", ".join(f"{k} {_short(v)}" for k, v in line.items() if k not in known and v)
+    return f"{line.get('n', '?'):>5} {line.get('time', '?')} {line.get('event', '?')}: {said}"
+
+
+def _short(value: Any) -> str:
+    # file names and options come from anywhere: one line, no control characters
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=True)
+    return "".join(c if c.isprintable() else "?" for c in text)[:400]
+
+
 def _wrong(line: Mapping[str, Any], n: int, before: str) -> Iterator[str]:
     given = line.get("n")
     if _hash({k: v for k, v in line.items() if k != "hash"}) != line.get("hash"):
@@ -149,7 +168,15 @@ def _line(raw: bytes) -> dict[str, Any] | bytes:
         found = json.loads(raw)
     except (ValueError, RecursionError):
         return raw
-    return found if isinstance(found, dict) else raw
+    # spelt otherwise (a key twice, other spaces) a line could show people what its hash leaves out
+    return found if isinstance(found, dict) and _spelt(found) == raw.rstrip(b"\n") else raw
+
+
+def _spelt(line: Mapping[str, Any]) -> bytes:
+    try:
+        return _text(line)
+    except ValueError:  # a number that is none: not written here
+        return b""
 
 
 def _end(file: Any) -> tuple[dict[str, Any], bytes, bool]:
@@ -170,8 +197,8 @@ def _end(file: Any) -> tuple[dict[str, Any], bytes, bool]:
 def _put(file: Any, text: bytes) -> None:
     size = file.seek(0, os.SEEK_END)
     try:
-        file.write(text)
-        file.flush()
+        while text:
+            text = text[file.write(text) :]
         os.fsync(file.fileno())
     except OSError:
         # half a line of a full disk goes again, as far as that can be done

@@ -1,21 +1,20 @@
 """A suite put to work: its cells run once each, measured, and its winners opened on test."""
 
 import math
-import multiprocessing
-import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svpkit import ledger, pairs, ranks
 from svpkit.errors import SvpkitError
+from svpkit.held import Held, Wanted
 from svpkit.ledger import Row
 from svpkit.measured import Places, Task, bound, measure
-from svpkit.plugins import Registry, discover
+from svpkit.plugins import Registry
+from svpkit.spawned import spawned
 from svpkit.suite import Cell, Suite, cells, load
 
 if TYPE_CHECKING:
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
 RESULTS = "results.csv"
 Say = Callable[[str], None]
+Shard = tuple[int, int]
+WHOLE: Shard = (1, 1)
 
 
 @dataclass(frozen=True)
@@ -74,43 +75,54 @@ def run(
     workers: int = 1,
     only: str = "",
     again: bool = False,
+    shard: Shard = WHOLE,
     say: Say = lambda line: None,
 ) -> None:
     """Run the cells that have no row yet; with `again` those too that failed.
 
-    `only` keeps the cells whose name holds it. A grid search opens its winners on test as soon as
-    every configuration that they stood against has a row. Last, arms are paired with the baseline
-    on the test particles of their subset (see `pairs`).
+    `only` keeps the cells whose name holds it, `shard` (i, n) each n-th cell of the suite from the
+    i-th on. Others may work on the suite at the same time, on any machine that shares the store
+    and results.csv: a cell is run by the one that takes it first. A grid search opens its winners
+    on test as soon as every configuration that they stood against has a row. Last, arms are paired
+    with the baseline on the test particles of their subset (see `pairs`).
     """
-    opens = bench.suite.select is None
-    left = todo(bench, only=only, again=again)
-    _work(bench, [bench.task(cell, opens=opens) for cell in left], workers, say)
+    opens, rows = bench.suite.select is None, bench.rows
+    left = todo(bench, only=only, again=again, shard=shard)
+
+    def wanted(task: Task, row: Row | None) -> bool:
+        # what failed is tried again once, not by everyone who was asked to
+        return row is None or (again and "error" in row and row == rows.get(task.cell.digest))
+
+    _work(bench, [bench.task(cell, opens=opens) for cell in left], wanted, workers, say)
     if not opens:
         _open_winners(bench, workers, say)
     if done := pairs.add(bench):
         say(f"{done} differences to {bench.suite.baseline} paired on the test particles")
 
 
-def todo(bench: Bench, *, only: str = "", again: bool = False) -> list[Cell]:
+def todo(bench: Bench, *, only: str = "", again: bool = False, shard: Shard = WHOLE) -> list[Cell]:
     """Return the cells that are left to run."""
-    rows = bench.rows
-    chosen = [cell for cell in bench.cells if only in cell.name]
-    if not chosen:
+    rows, (i, n) = bench.rows, shard
+    chosen = [cell for cell in bench.cells[i - 1 :: n] if only in cell.name]
+    if not any(only in cell.name for cell in bench.cells):
         raise SvpkitError(f"{bench.path}: --only {only}: no cell's name holds it")
     return [c for c in chosen if (row := rows.get(c.digest)) is None or (again and "error" in row)]
 
 
-def plan_table(bench: Bench, *, only: str = "", again: bool = False) -> "Table":
+def plan_table(
+    bench: Bench, *, only: str = "", again: bool = False, shard: Shard = WHOLE
+) -> "Table":
     """Return the cells as a table: arm, point, seed and state; below, the stages left to make."""
     from rich.table import Table
 
     from svpkit.plan import plan
 
-    rows, left = bench.rows, todo(bench, only=only, again=again)
+    rows, left = bench.rows, todo(bench, only=only, again=again, shard=shard)
+    i, n = shard
     table = Table(title=f"{bench.path.stem}: {len(bench.cells)} cells", caption_justify="left")
     for column in ("arm", *bench.suite.grid, "seed", "state"):
         table.add_column(column, overflow="fold")
-    for cell in (cell for cell in bench.cells if only in cell.name):
+    for cell in (cell for cell in bench.cells[i - 1 :: n] if only in cell.name):
         row = rows.get(cell.digest)
         state = "to run" if row is None else f"failed: {row['error']}" if "error" in row else "done"
         table.add_row(cell.arm, *cell.at.values(), str(cell.seed), state)
@@ -162,70 +174,28 @@ def _open_winners(bench: Bench, workers: int, say: Say) -> None:
         for cell in bench.cells
         if cell.digest in won and rows[cell.digest].get("configurations") != str(won[cell.digest])
     ]
-    _work(bench, tasks, workers, say)
+
+    def wanted(task: Task, row: Row | None) -> bool:
+        return row is not None and row.get("configurations") != str(task.configurations)
+
+    _work(bench, tasks, wanted, workers, say)
 
 
-def _work(bench: Bench, tasks: Sequence[Task], workers: int, say: Say) -> None:
-    number, rows = count(1), bench.rows
-    alone = ((task, measure(task, bench.registry)) for task in tasks)
-    for task, row in alone if workers <= 1 else _spawned(tasks, workers, bench.registry):
-        # a winner keeps what it won by, whatever becomes of its opening
-        bench.put((rows[task.cell.digest] if task.configurations else {}) | row)
-        key = "test.macro_auprc" if task.opens else str(bench.suite.select)
-        told = row["error"] or f"{key} {ledger.spelt(row.get(key))}, {row['seconds']:,.0f} s"
-        failed = "failed: " if row["error"] else ""
-        say(f"[{next(number)}/{len(tasks)}] {task.cell.name}: {failed}{told}")
-
-
-def _spawned(
-    tasks: Sequence[Task], workers: int, registry: Registry
-) -> Iterator[tuple[Task, dict[str, Any]]]:
-    # a process a cell: one that dies takes no other with it, and peak memory is the cell's own
-    context = multiprocessing.get_context("spawn")
-    waiting, running = deque(tasks), {}
-    threads = max(1, (os.cpu_count() or 1) // workers)
+def _work(bench: Bench, tasks: Sequence[Task], wanted: Wanted, workers: int, say: Say) -> None:
+    number, held = count(1), Held(bench.places.store / ".partial", lambda: bench.rows, wanted)
+    free = held.take(tasks)
+    alone = ((task, measure(task, bench.registry)) for task in free)
     try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                ours, theirs = context.Pipe(duplex=False)
-                task = waiting.popleft()
-                work = (theirs, task, *_plugins(registry), threads)
-                process = context.Process(target=_in_process, args=work)
-                process.start()
-                theirs.close()
-                running[ours] = process, task
-            for ready in wait(list(running)):
-                process, task = running.pop(ready)
-                yield task, _received(ready, process, task)
+        for task, row in alone if workers <= 1 else spawned(free, workers, bench.registry):
+            # a winner keeps what it won by, whatever becomes of its opening
+            won = bench.rows.get(task.cell.digest, {}) if task.configurations else {}
+            bench.put(won | row)
+            held.release(task)
+            key = "test.macro_auprc" if task.opens else str(bench.suite.select)
+            told = row["error"] or f"{key} {ledger.spelt(row.get(key))}, {row['seconds']:,.0f} s"
+            failed = "failed: " if row["error"] else ""
+            say(f"[{next(number)}/{len(tasks)}] {task.cell.name}: {failed}{told}")
     finally:
-        for process, _ in running.values():
-            process.terminate()
-            process.join()
-
-
-def _received(ready: Any, process: Any, task: Task) -> dict[str, Any]:
-    try:
-        row = ready.recv()
-    except EOFError:
-        row = None
-    process.join()
-    ready.close()
-    return row or task.row(f"the process died (exit code {process.exitcode})")
-
-
-def _in_process(
-    to: Connection, task: Task, files: tuple[Path, ...], builtin_only: bool, threads: int
-) -> None:
-    import torch
-
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(threads)
-    to.send(measure(task, discover(files=files, builtin_only=builtin_only)))
-    to.close()
-
-
-def _plugins(registry: Registry) -> tuple[tuple[Path, ...], bool]:
-    # what a new process needs to find the same plugins
-    origins = {plugin.origin for plugin in registry.plugins.values()}
-    files = tuple(Path(o) for o in sorted(origins - {"built-in", "entry point"}))
-    return files, "entry point" not in origins
+        held.release(*tasks)
+    if held.others:
+        say(f"{held.others} of {len(tasks)} cells are worked on by others")

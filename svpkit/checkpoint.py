@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from svpkit import ranks
 from svpkit.errors import SvpkitError
+from svpkit.safe import load_tensors, read_json
 from svpkit.store import file_digest, put, settle, write_json
 
 FORMAT = 1
@@ -114,7 +115,7 @@ def _write(folder: Path, groups: Groups, extra: dict[str, Any]) -> None:
 
 
 def _read(folder: Path) -> tuple[Groups, dict[str, Any]]:
-    said = json.loads((folder / "state.json").read_text())
+    said = read_json(folder / "state.json")
     if _digest(said) != said["digest"]:
         raise ValueError(f"{folder} is damaged")
     if said["format"] > FORMAT:
@@ -129,7 +130,7 @@ def _group(folder: Path, name: str, digest: str) -> dict[str, Tensor]:
     path = folder / f"{name}.safetensors"
     if file_digest(path) != digest:
         raise ValueError(f"{path} is damaged")
-    return load_file(path)
+    return load_tensors(path)
 
 
 def _digest(said: dict[str, Any]) -> str:

@@ -1,11 +1,11 @@
 """Two runs beside each other, with paired intervals where they share a test set."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svpkit.errors import SvpkitError
 from svpkit.evaluate.evidence import compare_frames, read_predictions
+from svpkit.safe import read_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -73,6 +73,6 @@ def _test(run: Path) -> str:
 
 def _record(run: Path) -> dict[str, Any]:
     try:
-        return json.loads((run / "run.json").read_text())
+        return read_json(run / "run.json")
     except (OSError, ValueError) as error:
         raise SvpkitError(f"{run}: no record of a run here ({error})") from None

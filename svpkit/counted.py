@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from svpkit import __version__
+from svpkit.cells import safe_table
 from svpkit.deployed import Deployed
 from svpkit.draws import rng
 from svpkit.evaluate.queue import to_label
 from svpkit.named import Named
-from svpkit.particles.corrections import safe_table
 from svpkit.particles.sheet import contact_sheet
 from svpkit.reference import marks
 

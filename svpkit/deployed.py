@@ -1,17 +1,14 @@
 """A run's model put to work: the classifier, and what new input is held to."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from svpkit.classify.model import Model, softmax
+from svpkit.classify.model import Model, read_config, softmax
 from svpkit.classify.shift import Shift
 from svpkit.classify.unknown import Detector
 from svpkit.errors import SvpkitError
@@ -19,8 +16,9 @@ from svpkit.evaluate import tally
 from svpkit.evaluate.calibration import Calibrator
 from svpkit.evaluate.conformal import sets
 from svpkit.evaluate.thresholds import REJECTED, assign, limits
-from svpkit.keep import read_thresholds
+from svpkit.keep import read_thresholds, weights_of
 from svpkit.reference import ARRAYS, FORMAT, RECORD
+from svpkit.safe import load_arrays, opened, read_json, read_parquet
 
 if TYPE_CHECKING:
     from svpkit.plugins import Registry
@@ -62,8 +60,14 @@ class Deployed:
     @classmethod
     def open(cls, folder: Path, registry: "Registry") -> "Deployed":
         """Open a model folder; raises SvpkitError for one that is not whole, or of before."""
+        with opened(folder, "a model that cannot be opened"):
+            return cls._opened(folder, registry)
+
+    @classmethod
+    def _opened(cls, folder: Path, registry: "Registry") -> "Deployed":
         model = Model.open(folder, registry)
         limit = thresholds_of(folder, model.classes)
+        _check_weights(folder)
         record, arrays = _read(folder)
         calibrator = Calibrator.from_json(record["calibrator"])
         detector = Detector.from_state(record["unknown"], _own(arrays, "unknown"))
@@ -135,10 +139,20 @@ def names(p: np.ndarray, classes: Sequence[str], limit: np.ndarray | None = None
     return np.asarray([*classes, REJECTED])[assign(p, limit)]
 
 
+def _check_weights(folder: Path) -> None:
+    # a flipped bit in weights is a number too, and nothing else would tell
+    noted, found = read_config(folder).get("digests") or {}, weights_of(folder)
+    for name in sorted(noted):
+        if found.get(name) != noted[name]:
+            raise SvpkitError(
+                f"{folder / name}: damaged, its bytes are not those that were written "
+                "(`svpkit run` of the recipe writes it again)"
+            )
+
+
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
-        record = json.loads((folder / RECORD).read_text())
-        arrays = load_file(folder / ARRAYS)
+        record, arrays = read_json(folder / RECORD), load_arrays(folder / ARRAYS)
     except FileNotFoundError:
         raise SvpkitError(
             f"{folder / RECORD}: not here, and new input cannot be held to validation without it: "
@@ -168,7 +182,7 @@ def _val(
     calibrator: Calibrator,
     arrays: dict[str, np.ndarray],
 ) -> tuple[tally.Reference, Held]:
-    rows = pd.read_parquet(folder / "val.parquet")
+    rows = read_parquet(folder / "val.parquet")
     p, logits = (
         rows[[f"{kind}_{name}" for name in model.classes]].to_numpy() for kind in ("p", "logit")
     )

@@ -11,7 +11,16 @@ from typing import Any
 
 from svpkit import __version__
 from svpkit.errors import SvpkitError
-from svpkit.loading import TOLD, collect, entry_loader, file_loader, importer, quiet, said
+from svpkit.loading import (
+    TOLD,
+    collect,
+    entry_loader,
+    file_loader,
+    importer,
+    printable,
+    quiet,
+    said,
+)
 from svpkit.plugin import BUILT_IN, ENTRY_POINT, Broken, Plugin
 from svpkit.plugins import Registry
 from svpkit.vetting import check_name, vet
@@ -51,9 +60,10 @@ def sources(
 ) -> Iterator[tuple[Source, ...]]:
     """Yield the modules of each package: built-ins first, then by name of entry point, then files.
 
-    A package whose metadata cannot be read is set aside in `registry`. Raises SvpkitError for two
-    files of one name.
+    A package whose metadata cannot be read is set aside in `registry`, a file given twice is read
+    once. Raises SvpkitError for two files of one name.
     """
+    files = list({path.resolve(): path for path in reversed(files)}.values())[::-1]
     stems = [path.stem for path in files]
     for i, path in enumerate(files):
         if path.stem in stems[:i]:
@@ -143,7 +153,8 @@ def _of_entry(entry: importlib.metadata.EntryPoint) -> Source:
         version = str(entry.dist.version) if entry.dist else "?"
     except Exception:  # noqa: BLE001 - metadata of a stranger
         package, version = entry.name, "?"
-    return Source(entry.name, package, version, ENTRY_POINT, entry_loader(entry))
+    name, package, version = (printable(each) for each in (entry.name, package, version))
+    return Source(name, package, version, ENTRY_POINT, entry_loader(entry))
 
 
 def _entries(registry: Registry) -> list[importlib.metadata.EntryPoint]:

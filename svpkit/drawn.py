@@ -11,6 +11,7 @@ import numpy as np
 
 from svpkit.errors import SvpkitError, unknown
 from svpkit.plugins import Registry, Use
+from svpkit.safe import opened, read_json
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,10 @@ class Drawn:
 
 def generator_use(folder: Path, registry: Registry) -> Use:
     """Return the plugin and options that a generator's folder names."""
-    config = json.loads((folder / "config.json").read_text())
-    return registry.reopen("generator", config["plugin"], config["options"], f"{folder}: plugin")
+    with opened(folder, "no trained generator here"):
+        config = read_json(folder / "config.json")
+        given = config["plugin"], config["options"]
+        return registry.reopen("generator", *given, f"{folder}: plugin")
 
 
 def draw_from(

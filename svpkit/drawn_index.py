@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from svpkit.errors import SvpkitError
-from svpkit.particles.particleset import ParticleSet, batches, pixel_digest
+from svpkit.particles.particleset import ParticleSet, batches, digest_heads, pixel_digest
 
 INDEX = "drawn"
 _NAMED = 5
@@ -122,9 +122,8 @@ def mark(image: np.ndarray) -> int:
 
 def marks_of(particles: ParticleSet) -> np.ndarray:
     """Return the marks of a set's images, from the digests in its table: uint64 (N,)."""
-    found = particles.table["digest"].astype(str)
     if particles.shape[0] == 1:
-        return np.array([int(d[:16], 16) for d in found], np.uint64)
+        return digest_heads(particles.table)
     blocks = (particles.images(block) for block in batches(len(particles), 4096))
     return np.array([mark(image) for block in blocks for image in block], np.uint64)
 

@@ -7,14 +7,15 @@ batch may be cut over any number of processes and a run resumed at any step.
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from svpkit import checkpoint, devices, draws, ranks, signals
+from svpkit import checkpoint, devices, draws, events, ranks, signals
+from svpkit.asked import Asked
 from svpkit.batches import places, prefetched, to_float, to_uint8
 from svpkit.ema import Ema
 from svpkit.errors import SvpkitError
@@ -36,8 +37,6 @@ __all__ = [
     "to_uint8",
 ]
 
-# Steps from one question among processes whether a signal came to the next.
-TALK = 16
 # In fp16 gradients that overflow halve the scale; at this one they are no numbers at any scale.
 LEAST_SCALE = 2.0**-14
 
@@ -116,8 +115,9 @@ class _Training:
         done = min(self.at.step * plan.batch, plan.images)
         self.wrapped.train()
         with Progress(self.task.label, plan.images, done=done) as counted, signals.held() as told:
+            asked = Asked(told, self.at.step)
             try:
-                while self._goes_on(told):
+                while self._goes_on(asked):
                     self._step(*batches(self.at.step))
                     self._after_step()
                     counted(plan.batch, self._caption())
@@ -132,14 +132,10 @@ class _Training:
         self.accelerator.free_memory()
         return model.eval()
 
-    def _goes_on(self, told: Callable[[], int]) -> bool:
+    def _goes_on(self, asked: Asked) -> bool:
         patience = self.task.patience
         ends = self.at.step >= self.steps or bool(patience and self.at.worse >= patience)
-        number = told()
-        if ranks.many():
-            # a signal reaches processes at different steps: they ask one another now and then
-            number = ranks.largest(number) if ends or self.at.step % TALK == 0 else 0
-        if number:
+        if number := asked(self.at.step, last=ends):
             self._checkpoint()
             signals.end(number)
         return not ends
@@ -245,7 +241,7 @@ class _Training:
         row = {"images": seen, "loss": loss, "lr": learning_rate(self.plan, seen)}
         row |= {"losses": losses} if count > 1 else {}
         row |= {"pieces": self.at.pieces} if self.at.pieces > 1 else {}
-        self.at.history.append(row)
+        self._remember(row)
 
     def _check(self) -> None:
         # what is told, validated or written must be sound; looked at only then, as every look at a
@@ -291,7 +287,7 @@ class _Training:
         assert self.task.validate
         scores = ranks.agree(self.task.validate(model))
         self.wrapped.train()
-        self.at.history.append({"images": seen, "val": scores})
+        self._remember({"images": seen, "val": scores})
         value = scores.get(self.task.select)
         early = seen < self.task.choose_from * self.plan.images
         if not self.task.choose or early or value is None:
@@ -301,6 +297,10 @@ class _Training:
         if value > self.at.best:
             self.at.best, self.at.best_images, self.at.worse = value, seen, 0
             self.best = copy.deepcopy(model.state_dict())
+
+    def _remember(self, row: dict[str, Any]) -> None:
+        self.at.history.append(row)
+        events.tell(events.TRAINING, training=self.task.label, **row)
 
     def _caption(self) -> str:
         rows = [row for row in self.at.history[-3:] if "loss" in row]
@@ -347,9 +347,9 @@ class _Training:
             optimizer.load_state_dict({"state": state, "param_groups": groups})
         if extra["scaler"] and self._scale():
             self._scale().load_state_dict(extra["scaler"])
-        best = -math.inf if extra["best"] is None else extra["best"]
-        kept = {k: v for k, v in extra.items() if k not in ("pending", "scaler")}
-        self.at = Progressed(**kept | {"best": best})
+        kept = {each.name: extra[each.name] for each in fields(Progressed)}
+        self.at = Progressed(**kept)
+        self.at.best = -math.inf if extra["best"] is None else extra["best"]
         self._kept = self.at.step
         self._losses = [torch.tensor(x, device=self.device) for x in extra["pending"]]
 

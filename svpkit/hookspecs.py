@@ -84,6 +84,8 @@ class Hooks:
         be read; None is no particle: its row tells of a run that has none. Instruments add
         particle_id, run, volume_ml, dilution, timestamp, and `raw`, a dict of the export's own
         columns. A parameter `particle_types` of `read` is filled in by the host.
+        A link that leads out of the export is not followed: such a file counts as not there. What
+        is missing or damaged is a SvpkitError of one line, or, of one particle, its reason.
         """
 
     @hookspec
@@ -109,7 +111,10 @@ class Hooks:
         raises SvpkitError for options that do not fit the model, `fold()`, called once before
         drawing for whatever makes that faster and changes nothing, and `export(folder)`, which
         writes it as its own library opens it. Or an object with
-        `fit(particles, seed)`, `sample`, `state() -> {name: array}` and `load_state(arrays)`.
+        `fit(particles, seed)`, `sample`, `state() -> {name: array}` and `load_state(arrays)`:
+        particles a ParticleSet, whose `images()` are uint8 (N, C, H, W) and `labels` int64 (N,),
+        seed an int. `sample` is given labels int64 (B,) and seeds int64 (B,), tensors, and may
+        return a tensor or an array; arrays of the state are of numbers.
         """
 
     @hookspec
@@ -117,9 +122,13 @@ class Hooks:
         """Register what names particles: `factory(spec, *, ...)`.
 
         It returns an `nn.Module` with `forward(images) -> logits (B, K)` and
-        `features(images) -> (B, F)`; for strategies that work on its last layer, `head`, the
-        `nn.Linear` that makes the logits of the features. Or an object with
-        `fit(particles, seed)`, `predict_proba(images)`, `state()` and `load_state(arrays)`.
+        `features(images) -> (B, F)`, images float32 (B, C, H, W) in [-1, 1]; for strategies that
+        work on its last layer, `head`, the `nn.Linear` that makes the logits of the features. Or an
+        object with `fit(particles, seed)`, particles a ParticleSet and seed an int,
+        `predict_proba(images) -> (B, K)`: images a numpy array uint8 (B, C, H, W), grey levels
+        0 .. 255, and probabilities float in the order of `spec.classes`, each row summing to 1,
+        `state() -> {name: array of numbers}` and `load_state(arrays)`; if it likes,
+        `features(images) -> (B, F)` of the same images.
         """
 
     @hookspec
@@ -131,7 +140,10 @@ class Hooks:
         - `draws(counts) -> {class: n}`: how many to draw. With it may come `gates`, {measure of
           fidelity: limit}: a drawn set that fails one stops the run. They come from its option of
           that name, which is no part of any key.
-        - `particles(train, context) -> train`: the training set, fewer or more.
+        - `particles(train, context) -> train`: the training set, a ParticleSet, fewer or more.
+          Context has `classes`, `seed` (an int), `prevalence` {class: share at work} or None, and
+          `drawn`, the ParticleSet that was drawn for this run, or None. Added images are made with
+          `train.with_made(images, labels, maker, lineage=...)`.
         - `sampler(labels) -> weights (N,)`: how often each particle is seen; or a function of the
           progress in 0 .. 1 that gives the weights. `factors(train)` gives the same, or None, and
           multiplies whatever sampler there is.

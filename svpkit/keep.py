@@ -1,6 +1,5 @@
 """What lies in a store, which runs name it, and clearing what no run names."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from svpkit.errors import SvpkitError
+from svpkit.safe import read_json
 from svpkit.store import file_digest, folder_size, read_record, write_json
 
 UNDER_WAY = "artifacts.json"
@@ -136,6 +136,6 @@ def remove(root: Path, folders: list[Path]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return read_json(path)
     except (OSError, ValueError) as error:
         raise SvpkitError(f"{path}: cannot be read ({error})") from None

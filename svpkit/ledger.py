@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from svpkit import ranks
+from svpkit.cells import safe_text, unsafe
 from svpkit.errors import SvpkitError
 
 Row = dict[str, str]
@@ -24,7 +25,7 @@ def read(path: Path) -> dict[str, Row]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        return {row["digest"]: {k: v for k, v in row.items() if v} for row in rows}
+        return {row["digest"]: {k: unsafe(v) for k, v in row.items() if k and v} for row in rows}
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise SvpkitError(f"{path}: no results of a suite here ({error!r})") from None
 
@@ -39,7 +40,7 @@ def put(path: Path, row: Mapping[str, Any], lock: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns(list(rows.values())), lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows.values())
+            writer.writerows({k: safe_text(v) for k, v in row.items()} for row in rows.values())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -5,6 +5,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ def said(error: BaseException) -> str:
         text = str(error)
     except Exception:  # noqa: BLE001 - an exception of a stranger may not even be printed
         text = ""
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    text = " ".join(printable(text).split())
     if len(text) > LONGEST:
         text = text[: LONGEST - 3] + "..."
     if isinstance(error, SvpkitError):
@@ -39,11 +40,33 @@ def said(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}".removesuffix(": ") + lacks
 
 
+def printable(text: str) -> str:
+    """Return a stranger's text with a blank for each character that would steer a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Send what strangers print to stderr: stdout is for what was asked."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
+    """Send what strangers print to stderr: stdout is for what was asked.
+
+    Both streams and the working folder are afterwards what they were.
+    """
+    stderr, here = sys.stderr, _here()
+    try:
+        with contextlib.redirect_stdout(stderr):
+            yield
+    finally:
+        sys.stderr = stderr
+        if here is not None and _here() != here:
+            os.chdir(here)
+
+
+def _here() -> Path | None:
+    # a shell may stand in a folder that is gone
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
 
 
 def importer(module: str) -> Callable[[], ModuleType]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from svpkit.cells import safe_table
 from svpkit.classify.model import softmax
 from svpkit.deployed import Deployed
-from svpkit.particles.corrections import safe_table
 from svpkit.particles.particleset import ParticleSet, batches
 from svpkit.reference import sizes
 

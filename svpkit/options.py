@@ -1,5 +1,6 @@
 """The options of a plugin: the keyword-only parameters of its factory, read and checked."""
 
+import functools
 import inspect
 import types
 import typing
@@ -9,7 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from svpkit.errors import SvpkitError, nearest, unknown
+from svpkit.errors import SvpkitError, nearest, reason, unknown
+from svpkit.loading import said
 from svpkit.places import Located, locate
 from svpkit.toml import spell
 
@@ -61,11 +63,12 @@ def options_of(call: Callable[..., Any]) -> dict[str, Option]:
 
     A string among the metadata of an `Annotated` type is the option's documentation.
     """
-    target = call.__init__ if inspect.isclass(call) else call
+    target = written(call)
     parameters = inspect.signature(call).parameters
     wanted = [n for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
     # what else it takes or returns may be a heavy type that the module imports for checkers only
-    asked = {n: target.__annotations__[n] for n in wanted if n in target.__annotations__}
+    types_of = getattr(target, "__annotations__", {})
+    asked = {n: types_of[n] for n in wanted if n in types_of}
     alone = SimpleNamespace(__annotations__=asked)
     scope = getattr(inspect.unwrap(target), "__globals__", {})
     hints = typing.get_type_hints(alone, globalns=scope, include_extras=True)
@@ -76,6 +79,15 @@ def options_of(call: Callable[..., Any]) -> dict[str, Option]:
             doc = next((m for m in getattr(kind, "__metadata__", ()) if isinstance(m, str)), "")
             options[name] = Option(name, kind, parameters[name].default, doc)
     return options
+
+
+def written(call: Any) -> Any:
+    """Return the function behind a callable: a class, a partial or an object has its own."""
+    if isinstance(call, functools.partial):
+        return written(call.func)
+    if inspect.isclass(call):
+        return call.__init__ if inspect.isfunction(call.__init__) else call.__new__
+    return call if inspect.isroutine(call) else type(call).__call__
 
 
 def check_options(
@@ -135,7 +147,7 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         except PydanticUserError:  # a type that brings its own config
             adapter = TypeAdapter(kind)
         if isinstance(value, bool) and bool not in _plain(kind):
-            raise SvpkitError(f"{where}: given {value!r}, a {type_name(kind)} is wanted")
+            raise SvpkitError(f"{where}: given {value!r}: {_in_words(kind)} is wanted")
         if value == "" and _is_path(kind):
             raise SvpkitError(f"{where}: given '', the path of a file or folder is wanted")
         return adapter.validate_python(value)
@@ -146,7 +158,18 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         wrong = first["input"] if isinstance(value, Mapping) else value
         hint = nearest(wrong, _literals(kind)) if isinstance(wrong, str) else ""
         at = at if isinstance(value, Mapping) else ""
-        raise SvpkitError(f"{where}{at}: given {wrong!r}: {first['msg'].lower()}{hint}") from None
+        raise SvpkitError(f"{where}{at}: given {wrong!r}: {reason(first)}{hint}") from None
+    except SvpkitError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a type may bring a stranger's own check
+        raise SvpkitError(f"{where}: given {value!r}: its check raised {said(error)}") from None
+
+
+def _in_words(kind: Any) -> str:
+    # what is no bool: "an integer", "a number or a text"
+    words = {"int": "an integer", "float": "a number", "str": "a text", "path": "a path"}
+    names = type_name(kind).split(" or ")
+    return " or ".join(words.get(n, n if n[:1] in "\"'[0123456789" else f"a {n}") for n in names)
 
 
 def _plain(kind: Any) -> set[Any]:

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,18 +29,73 @@ class Located:
         return {"digest": self.digest}
 
 
+LONGEST_PATH = 4096
+# Names that are devices on Windows, whatever follows a point.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+_REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://|//|\\\\", re.IGNORECASE)
+_DRIVE = re.compile(r"[a-z]:[\\/]", re.IGNORECASE)
+
+
 def environment_root() -> Path | None:
     """Return the data root that the environment names (SVPKIT_REAL_DATA), or None."""
     root = os.environ.get("SVPKIT_REAL_DATA")
     return Path(root) if root else None
 
 
+def unfit(name: str) -> str:
+    """Return what keeps a text from being the name of a local file, "" where nothing does.
+
+    Refused are addresses, shares, streams and devices of Windows, characters that are not seen or
+    turn the order of others, and what is longer than a path may be.
+    """
+    if len(name) > LONGEST_PATH:
+        return "longer than a path may be"
+    if not name.isascii() or not name.isprintable():
+        for c in name:
+            if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+                return f"holds the character U+{ord(c):04X}"
+    if _REMOTE.match(name):
+        return "an address or a share, local files are read"
+    if ":" in _DRIVE.sub("", name, count=1):
+        return "holds a ':', which no file's name may everywhere"
+    device = next((p for p in re.split(r"[\\/]", name) if _DEVICE.fullmatch(p.strip())), "")
+    return f"'{device}' is a device's name" if device else ""
+
+
+def toml_beside(path: Path, name: str, key: str) -> Path:
+    """Return the TOML file that the file `path` names, relative to it; links are followed.
+
+    Raises SvpkitError for an absolute path, another ending, and what `unfit` refuses.
+    """
+    wrong = unfit(name)
+    if not wrong and (Path(name).is_absolute() or _DRIVE.match(name)):
+        wrong = "an absolute path, one relative to this file is wanted"
+    if not wrong and Path(name).suffix != ".toml" and (path.parent / name).exists():
+        wrong = "a .toml file is wanted"
+    if wrong:
+        raise SvpkitError(f"{path}: {key}: given {name[:80]!r}: {wrong}")
+    return path.parent / name
+
+
 def locate(path: str, roots: list[Path], where: str) -> Located:
-    """Return a file or folder under one of the roots, with its digest; absolute paths stay."""
+    """Return a file or folder under one of the roots, with its digest; absolute paths stay.
+
+    A relative path may not climb out of its root. Raises SvpkitError for one that does, for what
+    `unfit` refuses, and for a file that is no regular one.
+    """
+    if wrong := unfit(path):
+        raise SvpkitError(f"{where}: given {path[:80]!r}: {wrong}")
     tried = [Path(path)] if Path(path).is_absolute() else [root / path for root in roots]
+    if not Path(path).is_absolute() and os.path.normpath(path).split(os.sep)[0] == os.pardir:
+        raise SvpkitError(
+            f"{where}: given '{path}': leaves the recipe's folder and the data root; give "
+            "--data-root DIR, or an absolute path"
+        )
     for found in tried:
         if found.is_dir() and not any(f.is_file() for f in found.rglob("*")):
             raise SvpkitError(f"{where}: there is no file in '{found}'")
+        if found.exists() and not found.is_dir() and not found.is_file():
+            raise SvpkitError(f"{where}: '{found}' is not a regular file")
         if found.exists():
             return Located(found, path_digest(found))
     looked = choices(str(t.parent) for t in tried)

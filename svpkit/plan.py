@@ -160,7 +160,9 @@ class _Rates:
             return n, n / self._rate("read " + params["reader"].plugin.name, params)
         if stage in ("generator", "classifier", "pretrain"):
             n = params["train"].images
-            return n, n / self._rate("generator" if stage == "pretrain" else stage, params)
+            rate = self._rate("generator" if stage == "pretrain" else stage, params)
+            # an object learns in its own way, whatever `train` says
+            return (n, n / rate) if math.isfinite(rate) else (0, 0.0)
         if stage == "score":
             n = self.scored
             return n, n / self._rate(stage, params) if n else 0.0

@@ -1,15 +1,19 @@
 """One plugin: what was registered under a name, where it comes from, and what it takes."""
 
+import functools
+import hashlib
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from svpkit.errors import SvpkitError
-from svpkit.loading import said
-from svpkit.options import Option, options_of
+from svpkit.loading import TOLD, said
+from svpkit.options import Option, options_of, written
 
 BUILT_IN, ENTRY_POINT = "built-in", "entry point"
 
@@ -39,6 +43,22 @@ class Plugin:
         return self.origin != BUILT_IN
 
     @property
+    def code(self) -> str:
+        """A digest of the Python files that it comes with: an edit shows where a version does not.
+
+        Empty where they cannot be found.
+        """
+        function = written(self.thing) if callable(self.thing) else type(self.thing)
+        top = sys.modules.get(str(getattr(function, "__module__", "")).split(".")[0])
+        state, roots = hashlib.sha256(), sorted(map(Path, getattr(top, "__path__", ())))
+        files = [path for root in roots for path in sorted(root.rglob("*.py")) if path.is_file()]
+        if not files and (own := getattr(top, "__file__", None)):
+            files = [Path(own)]
+        for path in files:
+            state.update(path.read_bytes())
+        return state.hexdigest() if files else ""
+
+    @property
     def call(self) -> Callable[..., Any]:
         """What takes the options: a reader's `read`, a particle type's `draw`, else the factory."""
         verb = {"reader": "read", "particle_type": "draw"}.get(self.kind)
@@ -57,7 +77,9 @@ class Plugin:
 
     @property
     def doc(self) -> str:
-        """The docstring of the thing registered."""
+        """The docstring of the thing registered, or of what a partial is of."""
+        if isinstance(self.thing, functools.partial):
+            return inspect.getdoc(written(self.thing)) or ""
         return inspect.getdoc(self.thing) or inspect.getdoc(type(self.thing)) or ""
 
 
@@ -72,6 +94,11 @@ class Broken:
     origin: str = ""
     things: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def given(self) -> bool:
+        """True for a file that was named by its path."""
+        return self.origin not in ("", BUILT_IN, ENTRY_POINT)
+
     def __str__(self) -> str:
         source = f"{self.package} {self.version}".strip()
         return f"plugin '{self.name}' ({source}) was set aside: {self.reason}"
@@ -85,9 +112,13 @@ def guarded(plugin: Plugin) -> Iterator[None]:
     """
     try:
         yield
-    except SvpkitError:
+    except (*TOLD, GeneratorExit):
         raise
-    except (Exception, SystemExit) as error:
+    except SvpkitError as error:
+        if not plugin.strange or str(error).isprintable():
+            raise
+        raise SvpkitError(said(error)) from error
+    except BaseException as error:  # whatever it is that a stranger raises
         if not plugin.strange:
             raise
         raise SvpkitError(f"{plugin} raised {said(error)}") from error

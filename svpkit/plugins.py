@@ -142,7 +142,7 @@ class Registry:
         if (kind, name) in self.plugins:
             return self.plugins[kind, name]
         self.explain(kind, name, where or kind)
-        raise unknown(where or kind, name, self.names(kind))
+        raise self._unknown(where or kind, name, self.names(kind))
 
     def explain(self, kind: str, name: str, where: str) -> None:
         """Raise SvpkitError where a plugin of this name was set aside or is not admitted."""
@@ -174,8 +174,19 @@ class Registry:
             if name == lost.name or name in {n for _, n in lost.things}:
                 raise SvpkitError(str(lost))
         if not found:
-            raise unknown("plugin", name, sorted({name for _, name in self.plugins}))
+            raise self._unknown("plugin", name, sorted({name for _, name in self.plugins}))
         return found
+
+    def refuse_given(self) -> None:
+        """Raise SvpkitError where a file that was named by its path is set aside."""
+        for lost in self.broken:
+            if lost.given:
+                raise SvpkitError(f"--plugin {lost.origin}: {lost.reason}")
+
+    def _unknown(self, where: str, name: str, known: Sequence[str]) -> SvpkitError:
+        # what was set aside before it said what it brings may have been it
+        lost = "".join(f"; set aside: {b.package}: {b.reason}" for b in self.broken[:3])
+        return SvpkitError(f"{unknown(where, name, known, 'svpkit plugins list')}{lost}")
 
     def use(self, kind: str, name: str, options: Mapping[str, Any], where: str) -> Use:
         """Return a plugin with checked options.

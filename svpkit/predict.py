@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from svpkit.cells import safe_table
 from svpkit.counted import as_record, propose, story
 from svpkit.deployed import Deployed
 from svpkit.errors import SvpkitError
 from svpkit.evaluate import counts
 from svpkit.looked import Ask, Read, Source, gathered
 from svpkit.named import Named, name_all, renamed, write_tables
-from svpkit.particles.corrections import safe_table
 from svpkit.particles.ingest import QUARANTINE
+from svpkit.provenance import note_forced
 from svpkit.store import write_json
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def predict(
             done = Path(place) / "done"
             done.mkdir()
             page = _written(run, deployed, found, left, done, Path(place), ask)
+            note_forced(run, [each.name for each in found if each.shift.level == "far"])
             for file in done.iterdir():
                 file.rename(out / file.name)
     except BaseException:

@@ -1,5 +1,6 @@
 """Progress a person can read: a bar with rate and time left on a terminal, else plain lines."""
 
+import contextlib
 import sys
 import time
 from types import TracebackType
@@ -69,9 +70,10 @@ class Progress:
             return
         rate = (self.done - self.start_at) / max(self._said - self._started, 1e-9)
         left = max(self.total - self.done, 0) / rate if rate > 0 else float("nan")
-        print(
+        line = (
             f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, "
-            f"{left:,.0f} s left{self.note}",
-            file=sys.stderr,
-            flush=True,
+            f"{left:,.0f} s left{self.note}"
         )
+        # a log on a full disk, or a reader of it that is gone, ends no training
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr, flush=True)

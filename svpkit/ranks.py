@@ -19,7 +19,9 @@ LAG = 90.0
 LOST = 75
 # Set for processes whose launcher says itself what became of them.
 LAUNCHED = "SVPKIT_LAUNCHED"
-# What gloo and NCCL say then.
+# By what a launcher tells a process that it is not alone.
+_TOLD = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+# What gloo and NCCL say when a fellow is gone.
 _GONE = ("closed by peer", "reset by peer", "Broken pipe", "gloo", "NCCL", "recvValue failed")
 
 
@@ -59,15 +61,15 @@ def agree(value: Any) -> Any:
     return broadcast_object_list([value])[0]
 
 
-def largest(value: int) -> int:
-    """Return the largest of the processes' values, on every process."""
+def largest(*values: int) -> list[int]:
+    """Return the largest of the processes' values, each by itself, on every process."""
     if not many():
-        return value
+        return list(values)
     import torch
 
-    found = torch.tensor([value], device=state().device)
+    found = torch.tensor(values, device=state().device)
     torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
-    return int(found)
+    return found.tolist()
 
 
 def on_main(work: Callable[[], Any]) -> None:
@@ -132,6 +134,29 @@ def see(path: Path) -> None:
 def lost(error: BaseException) -> bool:
     """Return True for what is raised because another process of the launch is gone."""
     return many() and isinstance(error, RuntimeError) and any(said in str(error) for said in _GONE)
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Let this process work as if it were the only one, while the others wait.
+
+    What it comes to is then that of one process to the bit. Nothing in it may ask for the others.
+    """
+    if not many():
+        yield
+        return
+    from accelerate.state import AcceleratorState, PartialState
+
+    together = dict(vars(state()))
+    told = {name: os.environ.pop(name) for name in _TOLD if name in os.environ}
+    PartialState._reset_state()
+    try:
+        yield
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        # back to what it was told at the launch, without joining the others once more
+        PartialState._shared_state.update(together)
+        os.environ.update(told)
 
 
 @contextlib.contextmanager

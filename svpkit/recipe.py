@@ -1,22 +1,49 @@
 """Recipes: one experiment each, read from TOML, fully spelt out, frozen, every key checked."""
 
 import typing
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from svpkit.errors import SvpkitError, choices, nearest
+from svpkit.errors import SvpkitError, choices, nearest, reason
+from svpkit.places import unfit
 from svpkit.toml import override, read_toml
 
 Options = dict[str, Any]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+LONGEST_NAME = 200
+# Beyond what any machine does in a life, and within what numbers of 64 bits hold.
+_MOST_IMAGES, _MOST_BATCH, _MOST_SEED = 10**12, 2**20, 2**63 - 1
+
+
+def _fit_to_show(name: str) -> str:
+    said = [c for c in name if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
+    if said or not name.strip() or len(name) > LONGEST_NAME:
+        why = f"holds the character U+{ord(said[0]):04X}" if said else "wants 1 to 200 characters"
+        raise ValueError(why)
+    return name
+
+
+# What people read: of any script, but nothing that is not seen or turns the order of the rest.
+Name = Annotated[str, AfterValidator(_fit_to_show)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class Test(_Frozen):
@@ -85,7 +112,7 @@ class Data(_Frozen):
     """divide: each image by its background (median of its border), which becomes grey 160"""
     um_per_px: Annotated[float, Field(gt=0)] | None = None
     """one scale in um that all images are resampled to; by default each keeps its own"""
-    classes: tuple[str, ...] | None = None
+    classes: tuple[Name, ...] | None = None
     """label order; by default as the reader finds them"""
     group: str | None = "group"
     """column whose values stay in one set; with under five values, val and test cut inside them"""
@@ -104,9 +131,9 @@ class Data(_Frozen):
 class Train(_Frozen):
     """How long and how to train; counted in images, so that a batch size changes no meaning."""
 
-    images: int = Field(default=100_000, ge=1)
+    images: int = Field(default=100_000, ge=1, le=_MOST_IMAGES)
     """images seen in all"""
-    batch: int = Field(default=64, ge=1)
+    batch: int = Field(default=64, ge=1, le=_MOST_BATCH)
     """images a step, over all processes"""
     lr: float = Field(default=1e-3, gt=0)
     """learning rate at its highest"""
@@ -127,9 +154,9 @@ class Train(_Frozen):
 class GeneratorTrain(Train):
     """How a generator is trained; `images` counts per model."""
 
-    images: int = Field(default=1_000_000, ge=1)
+    images: int = Field(default=1_000_000, ge=1, le=_MOST_IMAGES)
     """images seen by one model"""
-    batch: int = Field(default=32, ge=1)
+    batch: int = Field(default=32, ge=1, le=_MOST_BATCH)
     """images a step, over all processes"""
     lr: float = Field(default=1e-4, gt=0)
     """learning rate at its highest"""
@@ -156,7 +183,7 @@ class Pretrain(_Frozen):
 
     on: Annotated[str, Field(min_length=1)] | Annotated[tuple[str, ...], Field(min_length=1)]
     """`train` (every real training image), classes by name, or `simulated:PROFILE`"""
-    images: int = Field(default=200_000, ge=1)
+    images: int = Field(default=200_000, ge=1, le=_MOST_IMAGES)
     """images seen; the rest of the plan is that of `generator.train`"""
     options: Options = {}
     """simulated: options of the reader `simulated`, such as counts per class"""
@@ -176,7 +203,7 @@ class Generator(_Frozen):
 
     plugin: str = "ddpm"
     """generator by name"""
-    classes: tuple[str, ...] = Field(min_length=1)
+    classes: tuple[Name, ...] = Field(min_length=1)
     """the classes it draws"""
     source: str | None = None
     """learn from the training particles with this value in the column `source` alone"""
@@ -197,7 +224,9 @@ class Generator(_Frozen):
 class Balance(BaseModel):
     """How imbalance is met: strategies in order, and a table of options for any of them."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="allow", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     strategies: tuple[str, ...] = ("none",)
     """strategies by name, composed in this order; `[balance.NAME]` holds a strategy's options"""
@@ -206,16 +235,16 @@ class Balance(BaseModel):
 class Baseline(Balance):
     """Another arm of the same experiment, beside the recipe's own in the report."""
 
-    name: str
+    name: Name
     """what the arm is called"""
 
 
 class ClassifierTrain(Train):
     """How a classifier is trained."""
 
-    images: int = Field(default=2_000_000, ge=1)
+    images: int = Field(default=2_000_000, ge=1, le=_MOST_IMAGES)
     """images seen in all"""
-    batch: int = Field(default=128, ge=1)
+    batch: int = Field(default=128, ge=1, le=_MOST_BATCH)
     """images a step, over all processes"""
     weight_decay: float = Field(default=0.01, ge=0)
     """weight decay"""
@@ -275,7 +304,7 @@ class Recipe(_Frozen):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """name of the run's folder"""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=_MOST_SEED)
     """drives subset, split and training; the test set has its own and never moves"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto = bf16 where a GPU has it, else fp32"""
@@ -295,6 +324,13 @@ class Recipe(_Frozen):
     """what is asked of the scores"""
     baselines: tuple[Baseline, ...] = ()
     """other arms of the same experiment"""
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_everywhere(cls, name: str) -> str:
+        if unfit(name) or name.endswith("."):
+            raise ValueError("no name of a folder on every system")
+        return name
 
     @model_validator(mode="after")
     def _arms_have_their_own_names(self) -> "Recipe":
@@ -341,8 +377,7 @@ def _say(error: Any) -> str:
         )
     if kind == "missing":
         return f"{dotted}: missing"
-    message = error["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
+    message = reason(error)
     if not dotted:
         return message
     given = error["input"]

@@ -3,11 +3,11 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svpkit import __version__, auditlog, ranks
+from svpkit import auditlog
 from svpkit.bind import Experiment
 from svpkit.collected import collected
 from svpkit.keep import note_thresholds, weights_of
@@ -20,18 +20,13 @@ from svpkit.left import (
     read_selection,
     worst_errors,
 )
-from svpkit.particles.corrections import TEST
 from svpkit.particles.split import Split
 from svpkit.pipeline import Walked
-from svpkit.plugins import Use
-from svpkit.store import Artifact, Store, file_digest, plain, read_record, write_json
-from svpkit.surroundings import surroundings
+from svpkit.provenance import SHEET, described, labelled, run_record, seal, spelt
+from svpkit.store import Artifact, Store, check_whole, forget, plain, settle, write_json
 
 if TYPE_CHECKING:
     from svpkit.report.html import Story
-
-SHEET = "DATASHEET.md"
-WRITTEN = ("predictions.parquet", "report.html", SHEET)
 
 
 def write_run(
@@ -50,116 +45,33 @@ def write_run(
     from svpkit.report.html import write_report
 
     folder.mkdir(parents=True, exist_ok=True)
-    run = run_record(experiment, walked, store, started or {})
+    run = run_record(folder, experiment, walked, store, started or {})
     own = experiment.recipe.name
-    shutil.copyfile(walked.scores[own].path / "test.parquet", folder / "predictions.parquet")
+    check_whole(_numbers(walked, own))
     story = tell(experiment, walked, store, run)
     found = results(experiment, walked, store, story)
     # the page names what its numbers come from, and how far the log had come
-    run["results"] = hashlib.sha256(_spelt(found)).hexdigest()
+    run["results"] = hashlib.sha256(spelt(found)).hexdigest()
     run["audit"] = auditlog.head(store.root)
     card = model_card(story)
-    _deploy(folder / "model", experiment, walked, card)
     gathered = collected(walked, store, story.split)
+    # first: what an earlier run left here must not pass for finished while files of it are replaced
+    forget(folder / "results.json")
+    shutil.copyfile(walked.scores[own].path / "test.parquet", folder / "predictions.parquet")
+    _deploy(folder / "model", experiment, walked, card)
     (folder / SHEET).write_text(data_sheet(story, gathered), encoding="utf-8")
     write_report(folder / "report.html", story)
-    _seal(folder, run, store)
+    seal(folder, run, store)
+    settle(folder)
     # last: what holds results.json is a finished run
     write_json(folder / "results.json", found)
     return story
 
 
-def _seal(folder: Path, run: dict[str, Any], store: Store) -> None:
-    # what was written is named by its digest, and run.json itself by a line of the log
-    written = [*(folder / name for name in WRITTEN), *sorted((folder / "model").rglob("*"))]
-    files = {p.relative_to(folder).as_posix(): file_digest(p) for p in written if p.is_file()}
-    files["results.json"] = run["results"]
-    write_json(folder / "run.json", run | {"files": files})
-    digest = file_digest(folder / "run.json")
-    said = {"run": folder.name, "run.json": digest, "results.json": run["results"]}
-    auditlog.append(store.root, auditlog.WRITTEN, **said)
-
-
-def _spelt(value: Any) -> bytes:
-    # the bytes that write_json writes
-    return json.dumps(value, indent=1, allow_nan=False).encode()
-
-
-def note_start(
-    root: Path,
-    folder: Path,
-    experiment: Experiment,
-    artifacts: Sequence[Artifact],
-    fresh: Sequence[str],
-) -> dict[str, Any]:
-    """Log that a run begins, what it will score, and what in it was set aside by options.
-
-    Returns the log's line ({} off the main process).
-    """
-    given, recipe = experiment.asked, experiment.recipe
-    gates = {arm.name: arm.gates for arm in experiment.arms if arm.drawing}
-    said = {"run": folder.name, "recipe": recipe.name, "seed": recipe.seed}
-    line = auditlog.append(
-        root,
-        auditlog.STARTED,
-        **said,
-        recipe_file=Path(experiment.where).name,
-        recipe_digest=given.get("recipe_digest"),
-        gates=gates,
-        scores={a.label: a.name for a in artifacts if a.stage == "score"},
-    )
-    if changed := [each for each in given.get("overrides", ()) if ".gates" in each.split("=")[0]]:
-        auditlog.append(root, auditlog.GATES, **said, overrides=changed, gates=gates)
-    if fresh:
-        auditlog.append(root, auditlog.FRESH, **said, stages=list(fresh))
-    return line
-
-
-def run_record(
-    experiment: Experiment, walked: Walked, store: Store, started: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return where every number came from: recipe, versions, device, data, artifacts."""
-    from svpkit import devices
-
-    split = Split.open(walked.split.path)
-    return {
-        "svpkit": __version__,
-        "recipe": experiment.recipe.model_dump(mode="json"),
-        "recipe_file": Path(experiment.where).name,
-        "recipe_digest": experiment.asked.get("recipe_digest"),
-        "overrides": list(experiment.asked.get("overrides", ())),
-        "fresh": list(store.fresh),
-        "seed": experiment.recipe.seed,
-        "started": started.get("time"),
-        "ended": auditlog.now(),
-        "plugins": plugins_used(experiment),
-        **surroundings(),
-        "device": devices.describe(),
-        "processes": ranks.size(),
-        "data": {name: s["digest"] for name, s in split.record["sets"].items()},
-        "datasheet": SHEET,
-        **_corrections(_described(experiment, split)),
-        "artifacts": {
-            label: {"name": a.name, "key": a.key, **_noted(read_record(a.path))}
-            for label, a in labelled(store.used).items()
-        },
-        "generators": {
-            label: {"artifact": a.name, "classes": _config(a)["spec"]["classes"]}
-            for label, a in walked.generators.items()
-        },
-        "store": str(store.root.resolve()),
-        "seconds": sum(store.seconds.values()),
-    }
-
-
-def _noted(record: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: record[name] for name in ("stage", "revision", "code")}
-    return kept | {"content": content(record)}
-
-
-def content(record: Mapping[str, Any]) -> str:
-    """Return a digest of what an artifact holds: the names and digests of its files."""
-    return hashlib.sha256(json.dumps(record["files"], sort_keys=True).encode()).hexdigest()
+def _numbers(walked: Walked, own: str) -> list[Artifact]:
+    # what is copied, or told, as it stands: a flipped bit there could still be read as a number
+    found = [walked.evidence, walked.reference, walked.fidelity, *walked.scores.values()]
+    return [a for a in (*found, walked.classifiers[own]) if a]
 
 
 def results(experiment: Experiment, walked: Walked, store: Store, story: "Story") -> dict[str, Any]:
@@ -197,7 +109,7 @@ def tell(experiment: Experiment, walked: Walked, store: Store, run: dict[str, An
         recipe=run["recipe"],
         run=run,
         sets=split.counts,
-        split=_described(experiment, split),
+        split=described(experiment, split),
         quarantined=_manifest(walked.data).get("quarantined", 0),
         arms={
             arm.name: _arm_story(experiment, walked, store, found, arm.name)
@@ -234,35 +146,10 @@ def tell(experiment: Experiment, walked: Walked, store: Store, run: dict[str, An
     )
 
 
-def _described(experiment: Experiment, split: Split) -> dict[str, Any]:
-    # the split may have been made with other files that corrected the same labels
-    asked = experiment.corrections
-    if asked is None:
-        return split.record
-    found = split.record.get("corrections") or {"applied": [], "counts": {}}
-    stated = [row.set for rows in asked.rows for row in rows if row.set]
-    counts = found["counts"] | ({TEST: stated.count("test")} if stated else {})
-    return {**split.record, "corrections": {**found, "files": asked.files, "counts": counts}}
-
-
-def _corrections(split: Mapping[str, Any]) -> dict[str, Any]:
-    found = split.get("corrections")
-    return {"corrections": {k: found[k] for k in ("files", "applied", "counts")}} if found else {}
-
-
 def _seen(generator: Artifact) -> int | None:
     # fewer than asked where the training stopped early; none where nothing is trained
     rows = json.loads((generator.path / "history.json").read_text())
     return rows[-1]["images"] if rows else None
-
-
-def labelled(artifacts: Sequence[Artifact]) -> dict[str, Artifact]:
-    """Return artifacts by label; a label that two share gets the key beside it."""
-    found: dict[str, Artifact] = {}
-    for artifact in artifacts:
-        label = artifact.label
-        found[f"{label} ({artifact.key[:6]})" if label in found else label] = artifact
-    return found
 
 
 def _arm_results(found: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -310,25 +197,6 @@ def _deploy(folder: Path, experiment: Experiment, walked: Walked, card: str) -> 
     (folder / "README.md").write_text(card, encoding="utf-8")
     # last: what holds config.json is a whole model, thresholds and all
     write_json(folder / "config.json", config)
-
-
-def plugins_used(experiment: Experiment) -> dict[str, dict[str, dict[str, str]]]:
-    """Return {kind: {name: package, version, origin}} of every plugin that a run uses."""
-    uses = _uses(experiment)
-    found: dict[str, dict[str, dict[str, str]]] = {}
-    for each in [use.plugin for use in uses] + [kind for use in uses for kind in use.draws]:
-        source = {"package": each.package, "version": each.version, "origin": each.origin}
-        found.setdefault(each.kind, {})[each.name] = source
-    return found
-
-
-def _uses(experiment: Experiment) -> list[Use]:
-    readers = [experiment.reader, experiment.pretraining]
-    readers += [experiment.test[0]] if experiment.test else []
-    readers += [reader for reader, _ in experiment.also]
-    models = [experiment.generator, experiment.classifier, experiment.extractor]
-    strategies = [s for arm in experiment.arms for s in arm.strategies]
-    return [use for use in (*readers, *models, *strategies) if use]
 
 
 def _manifest(artifact: Artifact) -> dict[str, Any]:

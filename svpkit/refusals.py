@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 # No room: a full disk, a quota, a limit on the size of a file.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UNSAID = 0
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, _UNSAID)
 # How safetensors tells of an error of the system, and numpy of a file that it could not fill.
 _NUMBER = re.compile(r"\(os error (\d+)\)")
 _SHORT = re.compile(r"\d+ requested and \d+ written")
@@ -21,7 +22,7 @@ def refused(error: BaseException, place: Path | str = "") -> str | None:
     if number is None:
         return None
     where = getattr(error, "filename", None) or place
-    said = os.strerror(number)
+    said = os.strerror(number) if number else "a file is there in part"
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         said = "this is a file, a folder is wanted"
     if number in _FULL:
@@ -34,4 +35,5 @@ def _number(error: BaseException) -> int | None:
         return error.errno
     if found := _NUMBER.search(str(error)):
         return int(found[1])
-    return errno.ENOSPC if isinstance(error, OSError) and _SHORT.search(str(error)) else None
+    # full or over a limit, numpy does not say
+    return _UNSAID if isinstance(error, OSError) and _SHORT.search(str(error)) else None

@@ -1,10 +1,11 @@
 """The list `plugins` of a recipe: which packages it needs, in which versions, and no others."""
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from svpkit.errors import SvpkitError, nearest
+from svpkit.errors import SvpkitError
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -51,13 +52,20 @@ def _package(registry: "Registry", entry: str, where: str) -> str:
     try:
         version = importlib.metadata.version(asked.name)
     except importlib.metadata.PackageNotFoundError:
-        hint = nearest(asked.name, (p for p in loaded if p != "svpkit"))
         raise SvpkitError(
-            f"{where}: '{asked.name}' is not installed; pip install {asked.name}{hint}"
+            f"{where}: '{asked.name}' is not installed{_meant(asked.name, loaded)}"
         ) from None
     raise SvpkitError(
         f"{where}: '{asked.name}' {version} is installed, but no plugin of it is loaded"
     )
+
+
+def _meant(name: str, loaded: Iterable[str]) -> str:
+    # what all names begin with makes none of them near
+    bare = {package.removeprefix("svpkit-"): package for package in loaded}
+    if close := get_close_matches(name.removeprefix("svpkit-"), bare, n=1, cutoff=0.7):
+        return f"; did you mean '{bare[close[0]]}'? If not: pip install {name}"
+    return f"; pip install {name}"
 
 
 def _requirement(entry: str, where: str) -> "Requirement":

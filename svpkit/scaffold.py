@@ -1,5 +1,6 @@
 """A whole plugin package, written from templates: it passes its own tests and lint at once."""
 
+import importlib.metadata
 import re
 from keyword import iskeyword
 from pathlib import Path
@@ -7,7 +8,7 @@ from string import Template
 from typing import Any
 
 from svpkit import __version__
-from svpkit.errors import SvpkitError, choices, unknown
+from svpkit.errors import SvpkitError, unknown
 from svpkit.hookspecs import KINDS
 from svpkit.toml import spell
 
@@ -19,8 +20,8 @@ LONGEST = 30  # letters of a name: longer ones would break lines of the template
 def new(kind: str, name: str, into: Path) -> Path:
     """Write the package `svpkit-NAME` into a folder and return its own folder.
 
-    Raises SvpkitError for an unknown kind, a name that is none or that a built-in of this kind
-    has, and where the package's folder is there already.
+    Raises SvpkitError for an unknown kind, a name that is none, that a plugin of this kind has or
+    whose package is installed, and where the package's folder is there already.
     """
     kind = _kind(kind)
     module = _module(kind, name)
@@ -60,12 +61,26 @@ def _module(kind: str, name: str) -> str:
     module = name.replace("-", "_")
     if iskeyword(module):
         raise SvpkitError(f"name of a plugin: '{name}' is a word of Python's own")
-    taken = discover(builtin_only=True).names(kind)
-    if module in taken:
-        raise SvpkitError(
-            f"name of a plugin: {kind} '{module}' is built in (taken: {choices(taken)})"
-        )
-    return module
+    if (other := discover().plugins.get((kind, module))) is not None:
+        there = f"comes with {other.source} already" if other.strange else "is built in"
+        raise SvpkitError(f"name of a plugin: {kind} '{module}' {there}; choose another name")
+    try:
+        version = importlib.metadata.version(f"svpkit-{name}")
+    except importlib.metadata.PackageNotFoundError:
+        return module
+    raise SvpkitError(
+        f"name of a plugin: svpkit-{name} {version} is installed already; choose another name"
+    )
+
+
+def steps(folder: Path, name: str) -> list[str]:
+    """Return the commands that come next: they install a package that is written, and try it."""
+    module = name.replace("-", "_")
+    return [
+        f"uv pip install -e {folder} --group {folder}/pyproject.toml:dev",
+        f"pytest {folder}",
+        f"svpkit plugins check {module}",
+    ]
 
 
 def _words(kind: str, name: str, module: str) -> dict[str, str]:
@@ -82,4 +97,5 @@ def _words(kind: str, name: str, module: str) -> dict[str, str]:
         "about": about["about"],
         "dependencies": spell(dependencies),
         "recipe": recipe,
+        "steps": "\n".join(steps(Path(f"svpkit-{name}"), name)),
     }

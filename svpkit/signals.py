@@ -1,6 +1,7 @@
 """Signals that end a run: a training told to end writes a checkpoint first; told twice, it ends."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from types import FrameType
 from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HEARD = b"told to end: a checkpoint is written first (told again, it ends at once)\n"
 
 
 class Ended(BaseException):
@@ -43,6 +45,9 @@ def held() -> Iterator[Callable[[], int]]:
         if came:
             end(number)
         came.append(number)
+        # print() may be in the middle of a line, and the log may be gone
+        with contextlib.suppress(OSError):
+            os.write(2, HEARD)
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0
@@ -53,3 +58,6 @@ def held() -> Iterator[Callable[[], int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if came:
+        # after the work looked for the last time: still somebody wants the program to end
+        end(came[0])

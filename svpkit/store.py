@@ -1,21 +1,27 @@
 """The store: each artifact is made once, named by what went into it, complete or absent."""
 
+import contextlib
 import hashlib
 import inspect
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from svpkit import ranks
+from svpkit import events, ranks
 from svpkit.errors import SvpkitError
+from svpkit.refusals import refused
 
 Stage = Callable[..., None]
+# What a stage that resumes goes on from: it stays until the artifact is whole, then it goes.
+WORK = ("checkpoint-*", "chunks", ".*")
+# What the stages of all wings compute with.
+SHARED = ("draws", "ema", "fit", "plans", "batches", "optimizers", "pieces")
 
 
 def stage(
@@ -93,6 +99,8 @@ class Store:
             self.stale.append(artifact)
         self._used[artifact.name] = artifact
         self.seconds[artifact.name] = record["seconds"]
+        event = events.STAGE_ENDED if artifact in self.made else events.STAGE_CACHED
+        events.tell(event, **_told(artifact), seconds=record["seconds"])
         return artifact
 
     def name(
@@ -116,27 +124,71 @@ class Store:
         with ranks.alone(self.root / ".partial" / f"{artifact.name}.lock"):
             if not again and ranks.agree(artifact.made):
                 return
-            keep = getattr(function, "resumes", False) and not again
-            ranks.on_main(partial(_prepare, out, keep))
-            started = time.monotonic()
-            paths = [i.path for i in inputs]
-            if getattr(function, "everywhere", False):
-                function(out, params, *paths)
-            elif ranks.main():
-                function(out, params, *paths)
-            ranks.wait()
-            record = {
-                "stage": artifact.stage,
-                "key": artifact.key,
-                **identity(function, params, [i.name for i in inputs]),
-                "code": code_digest(function),
-                "seconds": round(time.monotonic() - started, 3),
-                "files": {},
-            }
-            ranks.on_main(partial(_publish, out, artifact.path, record))
+            # a run may have ended between the last file and the artifact's name
+            if again or not ranks.agree(ranks.main() and _whole(out)):
+                keep = getattr(function, "resumes", False) and not again
+                ranks.on_main(partial(_prepare, out, keep))
+                record = _worked(artifact, function, params, inputs, out)
+                ranks.on_main(partial(_finish, out, record))
+            ranks.on_main(partial(_publish, out, artifact.path))
             ranks.see(artifact.path / "artifact.json")
         self.made.append(artifact)
         self._remade |= {artifact.name} if again else set()
+
+
+def _worked(
+    artifact: Artifact,
+    function: Stage,
+    params: Mapping[str, Any],
+    inputs: tuple[Artifact, ...],
+    out: Path,
+) -> dict[str, Any]:
+    started = time.monotonic()
+    events.tell(events.STAGE_STARTED, **_told(artifact))
+    if getattr(function, "everywhere", False) or ranks.main():
+        with explained(lambda: inputs, out):
+            function(out, params, *(i.path for i in inputs))
+    ranks.wait()
+    return {
+        "stage": artifact.stage,
+        "key": artifact.key,
+        **identity(function, params, [i.name for i in inputs]),
+        "code": code_digest(function),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def _told(artifact: Artifact) -> dict[str, str]:
+    return {"stage": artifact.stage, "artifact": artifact.name, "label": artifact.label}
+
+
+@contextlib.contextmanager
+def explained(read: Callable[[], Iterable[Artifact]], out: Path) -> Iterator[None]:
+    """Name the damaged file where work on artifacts breaks, and what the system refused.
+
+    Work that breaks says what cannot be read, not why: the digests of what it `read` tell.
+    """
+    try:
+        yield
+    except SvpkitError:
+        raise
+    except Exception as error:
+        if ranks.lost(error):
+            raise
+        check_whole(read(), error)
+        if said := refused(error, out):
+            raise SvpkitError(said) from error
+        raise
+
+
+def check_whole(artifacts: Iterable[Artifact], cause: Exception | None = None) -> None:
+    """Raise SvpkitError for the first of some artifacts that is damaged, naming the file."""
+    for each in artifacts:
+        if files := damaged(each.path):
+            raise SvpkitError(
+                f"{each.path / files[0]}: damaged, its bytes are not those that were written "
+                f"(--fresh {each.stage} makes it again)"
+            ) from cause
 
 
 def identity(function: Stage, params: Mapping[str, Any], inputs: list[str]) -> dict[str, Any]:
@@ -170,13 +222,46 @@ def read_record(path: Path) -> dict[str, Any]:
         raise SvpkitError(f"{path}: not a complete artifact ({error})") from None
 
 
+def place_of(root: Path, run: Path) -> str:
+    """Return how a run's record names its store: as seen from the run's folder.
+
+    Both may be moved together, and what is handed on tells no folder of this machine.
+    """
+    try:
+        return Path(os.path.relpath(root.resolve(), run.resolve())).as_posix()
+    except ValueError:  # on another drive
+        return str(root.resolve())
+
+
+def root_of(run: Path, said: Mapping[str, Any]) -> Path:
+    """Return the store of a run by its record: `store` here, where the run was moved without it."""
+    named = run.resolve() / str(said.get("store") or "store")
+    return Path(os.path.normpath(named)) if named.is_dir() else Path("store")
+
+
+def damaged(path: Path) -> list[str]:
+    """Return the files of an artifact that are lost or whose bytes are not the recorded ones."""
+    try:
+        recorded = read_record(path)["files"]
+        return [n for n, digest in recorded.items() if not _agrees(path / n, digest)]
+    except (SvpkitError, KeyError):
+        return ["artifact.json"]
+
+
+def _agrees(path: Path, digest: str) -> bool:
+    try:
+        return file_digest(path) == digest
+    except OSError:
+        return False
+
+
 def code_digest(function: Stage) -> str:
     """Return a digest of the code behind a stage: its wing and what all wings share.
 
     Recorded, never part of the key.
     """
     source = Path(inspect.getfile(inspect.unwrap(function)))
-    shared = [Path(__file__).with_name(f"{name}.py") for name in ("draws", "ema", "fit")]
+    shared = [Path(__file__).with_name(f"{name}.py") for name in SHARED]
     return _code_digest(source.parent, tuple(shared))
 
 
@@ -202,6 +287,13 @@ def write_json(path: Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def forget(path: Path) -> None:
+    """Remove a file that may be there, and wait until the disk knows of it no more."""
+    if path.exists():
+        path.unlink()
+        _sync(path.parent)
 
 
 def settle(folder: Path) -> None:
@@ -230,23 +322,42 @@ def folder_size(path: Path) -> int:
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
 
 
+def _work(out: Path) -> list[Path]:
+    return [path for pattern in WORK for path in out.glob(pattern)]
+
+
+def _files(out: Path) -> list[Path]:
+    work = set(_work(out))
+    found = (f for f in out.rglob("*") if f.is_file() and f != out / "artifact.json")
+    return sorted(f for f in found if not work & {f, *f.parents})
+
+
+def _whole(out: Path) -> bool:
+    return (out / "artifact.json").is_file() and not damaged(out)
+
+
 def _prepare(out: Path, keep: bool) -> None:
     if not keep:
         shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
+    (out / "artifact.json").unlink(missing_ok=True)
 
 
-def _publish(out: Path, target: Path, record: dict[str, Any]) -> None:
-    files = sorted(f for f in out.rglob("*") if f.is_file())
-    record["files"] = {str(f.relative_to(out)): file_digest(f) for f in files}
-    write_json(out / "artifact.json", record)
+def _finish(out: Path, record: dict[str, Any]) -> None:
+    # the record comes last, on a disk that has all the rest: what has it is whole but for its name
     settle(out)
+    files = {str(f.relative_to(out)): file_digest(f) for f in _files(out)}
+    write_json(out / "artifact.json", {**record, "files": files})
+    _sync(out)
+
+
+def _publish(out: Path, target: Path) -> None:
+    for path in _work(out):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    aside = out.with_name(f"{out.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
     if target.exists():
         # an older one, or what an interrupted removal left: out of the way in one rename
-        aside = out.with_name(f"{out.name}.old")
-        shutil.rmtree(aside, ignore_errors=True)
         target.replace(aside)
-        put(out, target)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        put(out, target)
+    put(out, target)
+    shutil.rmtree(aside, ignore_errors=True)

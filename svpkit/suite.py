@@ -12,11 +12,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from svpkit.errors import SvpkitError, choices, nearest, unknown
+from svpkit.errors import SvpkitError, choices, nearest, reason, unknown
 from svpkit.overlay import DECIDED, flatten, overlay
+from svpkit.places import toml_beside
 from svpkit.recipe import Recipe, validate
 from svpkit.toml import read_toml, spell
 
+MOST_CELLS = 100_000
 METRICS = ("macro_auprc", "macro_precision", "macro_recall", "macro_f1")
 
 
@@ -122,11 +124,12 @@ def cells(suite: Suite, path: Path) -> tuple[Cell, ...]:
     Raises SvpkitError naming the file and the dotted key for changes that make no recipe, for one
     thing changed twice, and for two cells that would be the same.
     """
-    base = read_toml(path.parent / suite.recipe)
+    base = read_toml(toml_beside(path, suite.recipe, "recipe"))
     base = {k: v for k, v in base.items() if k != "baselines"}
     base = overlay(base, suite.set, f"{path}: set")
     arms = suite.arms or {Path(suite.recipe).stem: {}}
     made = {arm: overlay(base, own, f"{path}: arms.{arm}") for arm, own in arms.items()}
+    _check_many(suite, len(arms), path)
     points = _drawn(list(_points(suite, base, path)), suite)
     found: dict[str, Cell] = {}
     for (i, seed), (at, point), arm in product(enumerate(suite.seeds), points, arms):
@@ -144,6 +147,15 @@ def cells(suite: Suite, path: Path) -> tuple[Cell, ...]:
         renamed = recipe.model_copy(update={"name": name})
         found[cell.digest] = Cell(arm, at, seed, renamed)
     return tuple(found.values())
+
+
+def _check_many(suite: Suite, arms: int, path: Path) -> None:
+    # before they are spelt out: a grid of few lines may have more points than memory holds
+    n = arms * len(suite.seeds)
+    for values in suite.grid.values():
+        n *= max(len(values), 1) if isinstance(values, list) else 1
+    if n > MOST_CELLS:
+        raise SvpkitError(f"{path}: grid: {n:,} runs, a suite has up to {MOST_CELLS:,}")
 
 
 def apart(suite: Suite) -> dict[str, list[str]]:
@@ -219,4 +231,4 @@ def _say(error: ValidationError | AttributeError) -> str:
         return f"{dotted}: missing"
     if dotted == "select" and str(first["input"]).startswith("test"):
         return f"select: given '{first['input']}': the test set is not there to choose on"
-    return f"{dotted}: given {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+    return f"{dotted}: given {first['input']!r}: {reason(first)}"

@@ -1,31 +1,84 @@
 """TOML in and out: recipes that extend one another, overrides from the command line."""
 
+import json
+import re
 import tomllib
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from svpkit.errors import SvpkitError, nearest
+from svpkit.places import toml_beside
+from svpkit.safe import read_bytes
+
+MOST_BYTES = 2**20
+MOST_FILES = 16
+DEEPEST = 32
+# One part of a dotted key, as it stands between two points.
+_PART = re.compile(r"""[ \t]*(?:[\w-]{1,200}|"[^"\n]{0,200}"|'[^'\n]{0,200}')[ \t]*""")
+_NEAR = 1000
 
 
 def read_toml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Return a TOML file as a dict, laid over the file that its `extends` names."""
+    """Return a TOML file as a dict, laid over the file that its `extends` names.
+
+    Raises SvpkitError for what is no TOML, more than 1 MiB, tables more than 32 deep, control
+    characters, and files that extend one another in a ring or more than 16 times.
+    """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = parsed(read_bytes(path, MOST_BYTES).decode())
     except FileNotFoundError:
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.toml")])
+        near = nearest(path.name, [p.name for p in islice(path.parent.glob("*.toml"), _NEAR)])
         raise SvpkitError(f"{path}: no such recipe{near}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SvpkitError(f"{path}: cannot be read: {error}") from None
+    except (OSError, ValueError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise SvpkitError(f"{path}: cannot be read: {said}") from None
     base = values.pop("extends", None)
     if base is None:
         return values
     if not isinstance(base, str):
         raise SvpkitError(f"{path}: extends: given {base!r}, the name of a recipe is wanted")
-    parent = path.parent / base
+    parent = toml_beside(path, base, "extends")
+    if len(seen) + 1 >= MOST_FILES:
+        raise SvpkitError(f"{path}: extends: more than {MOST_FILES} files one after the other")
     if parent.resolve() in [p.resolve() for p in (*seen, path)]:
         raise SvpkitError(f"{path}: extends: '{base}' comes back to itself")
     return _merge(read_toml(parent, (*seen, path)), values)
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """Return TOML as a dict; raises ValueError for what is none, is too deep or has controls."""
+    run = 0
+    # the parser takes time with the square of a dotted key's parts
+    for part in text.split("."):
+        run = run + 1 if _PART.fullmatch(part) else 0
+        if run > DEEPEST:
+            raise ValueError(f"a key of more than {DEEPEST} parts")
+    try:
+        values = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    _check_depth(values)
+    return values
+
+
+def _check_depth(values: Any) -> None:
+    here = [values]
+    for _ in range(DEEPEST):
+        below: list[Any] = []
+        for each in here:
+            inner = each if isinstance(each, list) else [*each, *each.values()]
+            below += [v for v in inner if isinstance(v, (dict, list))]
+            if any(isinstance(v, str) and _has_controls(v) for v in inner):
+                raise ValueError("a control character in a text")
+        here = below
+    if here:
+        raise ValueError(f"nested more than {DEEPEST} deep")
+
+
+def _has_controls(text: str) -> bool:
+    return any((c < " " and c not in "\t\n\r") or "\x7f" <= c < "\xa0" for c in text)
 
 
 def to_toml(values: Mapping[str, Any], prefix: str = "") -> str:
@@ -48,9 +101,11 @@ def override(values: dict[str, Any], change: str) -> None:
     if not equals or not dotted.strip():
         raise SvpkitError(f"-o {change}: wants dotted.key=value")
     *path, last = dotted.strip().split(".")
+    if len(path) >= DEEPEST:
+        raise SvpkitError(f"-o {change[:80]}...: a key of more than {DEEPEST} parts")
     try:
-        value = tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+        value = parsed(f"x = {text}")["x"]
+    except ValueError:
         value = text.strip()
     here = values
     for part in path:
@@ -74,7 +129,7 @@ def _is_tables(value: Any) -> bool:
 
 
 def _key(name: str) -> str:
-    return name if name.replace("_", "").replace("-", "").isalnum() else spell(name)
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else spell(name)
 
 
 def spell(value: Any) -> str:
@@ -84,7 +139,8 @@ def spell(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+        # JSON's escapes are TOML's, but for one
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, Mapping):
         pairs = (f"{_key(k)} = {spell(v)}" for k, v in value.items() if v is not None)
         return "{ " + ", ".join(pairs) + " }" if value else "{}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from svpkit.errors import SvpkitError
 from svpkit.loading import said
+from svpkit.options import written
 
 if TYPE_CHECKING:
     from svpkit.plugins import Plugin
@@ -45,10 +46,17 @@ def vet(plugin: "Plugin") -> None:
     if not callable(plugin.call):
         shown = type(plugin.thing).__name__
         raise SvpkitError(f"{what}: a factory is wanted, not {_article(shown)}")
+    _refuse_async(plugin.call, what)
     _check_parameters(plugin.call, what, TAKES[plugin.kind], plugin.kind)
     _check_options(plugin, what)
     if plugin.kind == "reader":
         _accepts(plugin.thing.sniff, f"{what}: sniff", ("path",))
+
+
+def _refuse_async(call: Callable[..., Any], what: str) -> None:
+    function = written(call)
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise SvpkitError(f"{what}: it is async, a plain function is wanted")
 
 
 def _check_parameters(

@@ -17,10 +17,11 @@ from sklearn.linear_model import LogisticRegression
 import svpkit
 from svpkit import ParticleSet, SvpkitError, audit, keep, plugins
 from svpkit.audit import Asked, table
+from svpkit.cells import safe, unsafe
 from svpkit.cli import cli
 from svpkit.evaluate.audit import probable_errors
 from svpkit.particles import corrections
-from svpkit.particles.corrections import Correction, safe, unsafe
+from svpkit.particles.corrections import Correction
 from svpkit.particles.folds import deal
 from svpkit.particles.split import Split, split
 from svpkit.store import Artifact, plain
@@ -136,7 +137,7 @@ def test_planted_errors_are_found_out_of_fold(found, run):
 
 
 def test_no_model_is_asked_of_what_it_learned_from(found, run):
-    store = Path(json.loads((run.folder / "run.json").read_text())["store"])
+    store = run.folder / json.loads((run.folder / "run.json").read_text())["store"]
     record = json.loads((found.folder / "audit.json").read_text())
     folds = [store / name for name in record["artifacts"] if name.startswith("fold-")]
     assert len(folds) == 5
@@ -292,7 +293,7 @@ def _after(at, cut):
 
 def test_only_pictures_that_the_page_shows_are_loaded(found, run, monkeypatch):
     record = json.loads((run.folder / "run.json").read_text())
-    split = Split.open(Path(record["store"]) / record["artifacts"]["split"]["name"])
+    split = Split.open(run.folder / record["store"] / record["artifacts"]["split"]["name"])
     positions = np.load(split.folder / "train.npy")[:80]
     rows = pd.DataFrame({"position": positions, "set": "train", "label": "disc"})
     rows["suggested"] = ["ring"] * 60 + ["bar"] * 20

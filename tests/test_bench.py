@@ -154,7 +154,7 @@ def test_differences_are_taken_from_the_store_where_runs_are_gone(place, call):
 
 
 def test_a_process_that_dies_is_a_row_and_takes_no_other_with_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "_in_process", dying.process)
+    monkeypatch.setattr("svpkit.spawned._in_process", dying.process)
     path = write_suite(tmp_path, TRIAL_OF_FOUR.replace("[0, 1, 2, 3]", "[0]"))
     places = Places(tmp_path / "runs", tmp_path / "store", tmp_path / "out")
     found = bench.open_bench(path, discover(builtin_only=True), places)

@@ -114,7 +114,7 @@ def test_shapes_are_learned_and_the_best_on_val_is_kept(trained, store):
     assert config["um_per_px"] == 0.5
     counts = json.loads((folder / "train_counts.json").read_text())
     assert counts["real"] == dict.fromkeys(CLASSES, 50)
-    assert sorted(f.name for f in folder.iterdir()) == [
+    assert sorted(f.name for f in folder.iterdir() if f.is_file()) == [
         "config.json",
         "history.json",
         "model.safetensors",

@@ -280,7 +280,7 @@ def test_the_stages_learn_and_draw(walked):
     config = json.loads((model_at / "config.json").read_text())
     assert config["images"] == {"disc": 60}
     assert config["digest"] == walked.train.of("disc").with_classes(["disc"]).digest
-    assert sorted(p.name for p in model_at.iterdir()) == [
+    assert sorted(p.name for p in model_at.iterdir() if p.is_file()) == [
         "config.json",
         "history.json",
         "model.safetensors",
@@ -295,7 +295,7 @@ def test_the_stages_learn_and_draw(walked):
     assert json.loads(row["lineage"]) == {"model": digest, "label": "disc", "seed": 0, "i": 7}
     record = json.loads((drawn_at / "synthetic.json").read_text())
     assert record["images"] == {"disc": 73} and record["seconds_per_image"] > 0
-    assert not (drawn_at / "chunks").exists()
+    assert (drawn_at / "chunks").is_dir()  # the store takes it away once the set has its name
     # a bright disc on grey: the middle is brighter than the border, as in real ones
     images = drawn.images().astype(float)
     middle, border = images[:, 0, 6:10, 6:10].mean(), images[:, 0, 0].mean()

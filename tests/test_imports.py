@@ -1,4 +1,4 @@
-"""The house's rules that a machine can check: imports point one way, and nothing pickles."""
+"""The house's rules that a machine can check: imports point one way."""
 
 import ast
 import re
@@ -24,6 +24,7 @@ ABOVE = (
     "pipeline",
     "plan",
     "record",
+    "provenance",
     "predict",
     "deployed",
     "named",
@@ -36,12 +37,20 @@ ABOVE = (
     "audit",
     "bind",
     "drawn",
+    "export",
     "keep",
     "suite",
     "bench",
     "board",
+    "launch",
+    "held",
+    "spawned",
     "ledger",
     "measured",
+    "verify",
+    "recounted",
+    "collected",
+    "crate",
 )
 
 
@@ -71,24 +80,6 @@ def test_only_score_opens_the_test_set():
         if re.search(r"(?<!shift)\.test\(", path.read_text())
     ]
     assert callers == ["classify/score.py"]
-
-
-def test_nothing_pickles():
-    banned = re.compile(
-        r"import pickle\b|from pickle\b|\bpickle\.[a-zA-Z]|torch\.load\(|torch\.save\(|joblib"
-        r"|allow_pickle=True|\beval\("
-    )
-    for path in ROOT.rglob("*.py"):
-        code = "\n".join(re.sub(r"\.eval\(", "", x) for x in path.read_text().splitlines())
-        if path == ROOT / "particles" / "cifar.py":
-            # CIFAR comes as pickles: one reader of them, that calls nothing which a file names
-            assert len(re.findall(r"import pickle\b", code)) == code.count("find_class") == 1
-            code = code.replace("import pickle\n", "").replace("pickle.Unpickler):", "")
-        if path == ROOT / "testing" / "watch.py":
-            # the conformance kit patches it, so that a plugin that uses it is found out
-            assert not re.search(r"pickle\.(load|dump)s?\(", code)
-            continue
-        assert not banned.search(code), f"{path}: {banned.search(code)}"
 
 
 def test_import_and_help_load_no_torch():

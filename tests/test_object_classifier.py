@@ -8,7 +8,10 @@ import toy
 
 import svpkit
 from svpkit import plugins
+from svpkit.bind import bind
 from svpkit.errors import SvpkitError
+from svpkit.plan import plan_table
+from svpkit.recipe import validate
 
 PLUGIN = '''
 import numpy as np
@@ -126,6 +129,15 @@ def test_it_is_scored_and_told_of(run):
     assert found["test"]["macro_auprc"]["value"] > 0.8
     assert found["arms"]["none"]["test"]["macro_auprc"]["value"] > 0.8
     assert "logistic" in (run.folder / "report.html").read_text()
+
+
+def test_a_plan_tells_no_images_that_it_does_not_train_on(folder, registry):
+    asked = recipe(folder) | {"classifier": {"plugin": "logistic", "train": {"images": 77_000}}}
+    bound = bind(validate(asked, "r"), registry, where="r")
+    table = plan_table(bound, folder / "nowhere")
+    cells = dict(zip(table.columns[0].cells, table.columns[2].cells, strict=True))
+    assert [n for label, n in cells.items() if label.startswith("classifier")] == [""], cells
+    assert "77,000" not in cells.values()
 
 
 def test_what_was_not_chosen_is_not_said_to_be(run):

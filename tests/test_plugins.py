@@ -2,8 +2,11 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -22,7 +25,7 @@ from svpkit.options import Option, check_options, options_of, type_name
 from svpkit.pipeline import generator_params
 from svpkit.plan import plan
 from svpkit.plugins import discover
-from svpkit.record import plugins_used
+from svpkit.provenance import plugins_used
 
 GOOD = """
 from svpkit import hookimpl
@@ -337,7 +340,8 @@ def test_a_list_of_plugins_admits_no_others(shelf):
     ("entry", "said"),
     [
         ("svpkit-shard>=0.3", "'svpkit-shard>=0.3' is wanted, 0.2.0 is installed"),
-        ("svpkit-shart", "'svpkit-shart' is not installed; pip install svpkit-shart; did you mean"),
+        ("svpkit-shart", "'svpkit-shart' is not installed; did you mean 'svpkit-shard'"),
+        ("svpkit-elsewhere", "'svpkit-elsewhere' is not installed; pip install svpkit-elsewhere$"),
         ("svpkit-torn", "'svpkit-torn' was set aside: ValueError: torn"),
         ("pluggy>=1", "'pluggy' [0-9.]+ is installed, but no plugin of it is loaded"),
         ("svpkit shard", "given 'svpkit shard': a name with versions such as"),
@@ -432,7 +436,9 @@ def test_what_is_installed_changes_no_key_of_the_built_ins(shelf, tmp_path):
 
 def test_a_run_tells_every_plugin_that_it_used(shelf):
     found = plugins_used(bound(shelf("0.2", ("svpkit-shard",)), everywhere()))
-    mine = {"package": "svpkit-shard", "version": "0.2", "origin": "entry point"}
+    code = found["reader"]["lab"].get("code", "")
+    assert len(code) == 64
+    mine = {"package": "svpkit-shard", "version": "0.2", "origin": "entry point", "code": code}
     own = {"package": "svpkit", "version": __version__, "origin": "built-in"}
     assert found == {
         "reader": {"simulated": own, "lab": mine},
@@ -463,8 +469,64 @@ def test_list_and_show_tell_all_of_it(tmp_path):
     assert ddpm["hook"] == "register_generators" and ddpm["version"] == __version__
     steps = next(each for each in ddpm["sample"] if each["name"] == "steps")
     assert set(steps) == {"name", "type", "required", "default", "doc"} and steps["doc"]
-    lost = svpkit_("--plugin", write(tmp_path, "lost", "1 / 0\n"), "plugins", "show", "lost")
-    assert str(lost.exception).endswith("was set aside: ZeroDivisionError: division by zero")
+
+
+@pytest.mark.parametrize("command", [["run", "r.toml"], ["plugins", "show", "ddpm"]])
+def test_a_file_that_is_given_and_cannot_be_used_is_an_error_but_for_the_list(tmp_path, command):
+    lost = write(tmp_path, "lost", "1 / 0\n")
+    for path, why in (
+        (lost, "ZeroDivisionError: division by zero"),
+        (tmp_path / "none.py", "there is no such file"),
+        (tmp_path, "this is a folder"),
+    ):
+        said = str(svpkit_("--plugin", path, *command).exception)
+        assert said == f"--plugin {path}: {why}"
+        listed = svpkit_("--plugin", path, "plugins", "list")
+        [row] = [line for line in listed.output.splitlines() if line.startswith("? ")]
+        assert listed.exit_code == 0 and row.endswith(f"{path}  set aside: {why}")
+
+
+def test_the_list_keeps_its_columns_and_tells_a_digest_once(tmp_path):
+    files = [write(tmp_path, "lost", "1 / 0\n"), write(tmp_path, "mine", GOOD)]
+    given = [each for path in files for each in ("--plugin", path)]
+    lines = svpkit_(*given, "--no-plugins", "plugins", "list").output.splitlines()
+    own = [line for line in lines if str(tmp_path) in line]
+    assert {line.index(str(tmp_path)) for line in own} == {lines[0].index("built-in")}
+    assert all(len(re.findall(r"\b[0-9a-f]{8,}\b", line)) == 1 for line in own)
+
+
+def test_an_unknown_name_tells_the_nearest_few_and_what_was_set_aside(tmp_path):
+    registry = discover(files=[write(tmp_path, "hook", "1 / 0\n")], builtin_only=True)
+    for find in (registry.find, partial(registry.get, "strategy")):
+        with pytest.raises(SvpkitError) as error:
+            find("clas_weights")
+        said = str(error.value)
+        assert "did you mean 'class_weights'? (nearest of " in said and said.count(",") == 2
+        assert "; svpkit plugins list); set aside: hook.py: ZeroDivisionError" in said
+    with pytest.raises(SvpkitError, match=r"\(known: copy, .*, ddpm, "):
+        discover(builtin_only=True).get("generator", "dpm")
+
+
+def test_a_file_given_twice_is_read_once(tmp_path, monkeypatch):
+    path = write(tmp_path, "mine", GOOD)
+    monkeypatch.chdir(tmp_path)
+    files = [path, Path("mine.py"), path]
+    registry = discover(files=files, builtin_only=True, strict=True)
+    assert [p.origin for p in registry.plugins.values() if p.strange] == [str(path)]
+
+
+def test_values_of_another_type_are_told_in_plain_words():
+    registry = discover(builtin_only=True)
+    for name, value, said in (
+        ("width", True, "given True: an integer is wanted"),
+        ("width", "much", "given 'much': an integer is wanted"),
+        ("width", 1.5, "given 1.5: an integer is wanted"),
+    ):
+        with pytest.raises(SvpkitError, match=rf"generator\.options\.{name}: {said}$"):
+            registry.use("generator", "ddpm", {name: value}, "generator.plugin")
+    select = {"generator": {"classes": ["oil"], "select": {"by": "density", "keep": "much"}}}
+    with pytest.raises(SvpkitError, match=r"select\.keep: given 'much': a number is wanted$"):
+        recipe.validate(asked() | select, "r")
 
 
 def test_several_files_may_be_given(tmp_path):
@@ -488,6 +550,7 @@ def test_check_prints_a_line_for_each_promise(tmp_path, monkeypatch):
                 "labels", "They are honoured.", broken if trial.options else lambda: None
             ),
             testing.Check("network", "None is used.", broken, "it has to"),
+            testing.Check("mix", "It mixes.", lambda: "it has no mix"),
         ]
 
     monkeypatch.setattr(testing, "checks", checks)
@@ -497,12 +560,16 @@ def test_check_prints_a_line_for_each_promise(tmp_path, monkeypatch):
         "ok      options: They are documented.",
         "ok      labels: They are honoured.",
         "spared  network: it has to",
-        "2 ok, 0 FAILED, 1 spared",
+        "2 ok, 0 FAILED, 1 spared, 1 not applicable",
     ]
+    done = svpkit_("plugins", "check", "focal", "--only", "network", "--only", "options")
+    assert done.exit_code == 0 and done.output.count("\n") == 4
+    done = svpkit_("plugins", "check", "focal", "--only", "netwrk")
+    assert str(done.exception).startswith("--only: check: unknown 'netwrk'; did you mean 'network'")
     done = svpkit_("plugins", "check", "focal", "-o", "gamma=3.0")
     assert done.exit_code == 1 and "FAILED  labels: two came\n" in done.output
     given = ("--kind", "reader", "--example", tmp_path)
-    assert svpkit_("plugins", "check", "simulated", *given).exit_code == 0
+    assert svpkit_("plugins", "check", "imported", *given).exit_code == 0
     assert seen[-2:] == [("strategy", {"gamma": 3.0}, None), ("reader", {}, tmp_path)]
     done = svpkit_("plugins", "check", "focal", "--example", tmp_path)
     assert str(done.exception) == "--example: is for a reader, 'focal' is a strategy"

@@ -5,18 +5,22 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from svpkit.classify.context import Context
 from svpkit.cli import cli
-from svpkit.hookspecs import HOOKS, KINDS
+from svpkit.hookspecs import HOOKS, KINDS, ImageSpec
 from svpkit.options import options_of
 from svpkit.plugins import discover
 from svpkit.schema import keys
 from svpkit.suite import Suite
 from svpkit.testing import Failed, Subject, checks
+from svpkit.testing.strategy_inputs import VERBS
+from svpkit.testing.toys import particles as toy_particles
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "plugins" / "README.md").read_text(encoding="utf-8")
@@ -103,7 +107,7 @@ def run_line(line, monkeypatch, folder):
 
 def test_every_line_for_the_shell_is_one_that_is_run_here():
     known = ("svpkit plugins check trimer", "pytest svpkit-trimer")
-    ours = [line for line in LINES if not line.startswith("pip ") and line not in known]
+    ours = [line for line in LINES if not line.startswith("uv pip ") and line not in known]
     assert set(known) < set(LINES) and len(ours) == 4
     assert all(line.startswith("svpkit ") for line in ours)
 
@@ -168,6 +172,19 @@ def test_every_package_of_the_folder_is_on_the_page_with_its_hook():
         hook = re.search(r"`(register_\w+)`", row)[1]
         modules = folder.glob("svpkit_*/*.py")
         assert any(f"def {hook}(" in m.read_text(encoding="utf-8") for m in modules), folder.name
+
+
+def test_the_page_names_what_a_plugin_is_told_and_may_ask():
+    for each in fields(Context):
+        assert f"`{each.name}`" in PAGE
+    for verb in VERBS:
+        assert f"\n| `{verb}` | " in PAGE
+    block = PAGE[PAGE.index("| member | what it is |") :].partition("\n\n")[0]
+    cells = [line.split(" | ")[0] for line in block.splitlines()[2:]]
+    names = {n for cell in cells for n in re.findall(r"`(\w+)", cell) if n != "len"}
+    assert {"images", "labels", "counts", "classes", "take", "with_made"} <= names
+    particles = toy_particles({"a": 2, "b": 1}, 0, ImageSpec(1, 16, ("a", "b")))
+    assert all(hasattr(particles, name) for name in names)
 
 
 # Nothing that a recipe can say lacks a line that explains it, or a test that says it.

@@ -1,6 +1,5 @@
 """A trained classifier in a folder that can be moved: opened, and put to work."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,8 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file as load_arrays
-from safetensors.torch import load_file
 from torch import nn
 
 from svpkit import devices
@@ -24,10 +21,13 @@ from svpkit.hookspecs import ImageSpec
 from svpkit.particles.particleset import ParticleSet
 from svpkit.plugins import Registry, Use
 from svpkit.progress import Progress
+from svpkit.safe import load_arrays, load_tensors, opened, read_json
 
 FORMAT = 1
 BATCH = 256
 WEIGHTS = "model.safetensors"
+# What a config may ask for, so that a stranger's does not take the machine's memory.
+MOST_SIZE, MOST_CLASSES = 4096, 10_000
 Images = np.ndarray | ParticleSet
 Output = tuple[slice, np.ndarray, np.ndarray | None]
 
@@ -180,14 +180,25 @@ def log(probabilities: np.ndarray) -> np.ndarray:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return a model folder's config; raises SvpkitError where there is none to read."""
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = read_json(folder / "config.json")
     except (OSError, ValueError) as error:
         raise SvpkitError(f"{folder}: no classifier here ({error})") from None
     if config.get("format") != FORMAT:
         raise SvpkitError(
             f"{folder}: classifier of format {config.get('format')}, this version reads {FORMAT}"
         )
+    with opened(folder, "no classifier here"):
+        _check_spec(**config["spec"])
     return config
+
+
+def _check_spec(channels: Any, size: Any, classes: Any) -> None:
+    # before anything of this size is built
+    if channels not in (1, 3) or type(size) is not int or not 1 <= size <= MOST_SIZE:
+        raise ValueError(f"images of {channels} channels and {size} px")
+    named = isinstance(classes, list) and all(type(name) is str for name in classes)
+    if not named or not 0 < len(set(classes)) == len(classes) <= MOST_CLASSES:
+        raise ValueError("its classes are no list of names")
 
 
 def told(network: Any, images: np.ndarray, k: int) -> np.ndarray:
@@ -237,7 +248,7 @@ def _load_network(path: Path, classifier: Use, spec: ImageSpec, cosine: float | 
         if not isinstance(network, nn.Module):
             network.load_state(load_arrays(path))
             return network
-        network.load_state_dict(load_file(path))
+        network.load_state_dict(load_tensors(path, network.state_dict()))
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         said = str(error).strip().splitlines()[0]
         raise SvpkitError(f"{path}: these weights do not fit the classifier ({said})") from None

@@ -213,7 +213,6 @@ def _write(
     write_json(out / "config.json", {**config, "weights": file_digest(out / WEIGHTS)})
     write_json(out / "history.json", history)
     write_json(out / "train_counts.json", counts)
-    checkpoint.clear(out)
 
 
 def _arrays(network: Any) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from svpkit.cli.experiments import compare, run, schema, why
 from svpkit.cli.likeness import fidelity
 from svpkit.cli.machine import doctor, store
 from svpkit.cli.plugins import plugins
+from svpkit.cli.trust import crate, log, verify
 from svpkit.cli.work import export, generate, predict
 
 
@@ -40,7 +41,10 @@ def cli(
 
     context.obj = discover(files=files, builtin_only=no_plugins, strict=strict_plugins)
     # `plugins` shows them itself; of several processes the first speaks
-    if context.invoked_subcommand != plugins.name and os.environ.get("RANK", "0") == "0":
+    if context.invoked_subcommand == plugins.name:
+        return
+    context.obj.refuse_given()
+    if os.environ.get("RANK", "0") == "0":
         for broken in context.obj.broken:
             click.echo(f"svpkit: {broken}", err=True)
 
@@ -56,6 +60,9 @@ for command in (
     export,
     fidelity,
     audit,
+    verify,
+    log,
+    crate,
     data,
     plugins,
     store,

@@ -94,10 +94,11 @@ def agreement(labels: Path, columns: tuple[str, ...], size: str | None, out: Pat
     Each annotator has a column, named with --by; a cell left empty is a particle not labelled.
     """
     from svpkit import api
+    from svpkit.cells import safe_table
     from svpkit.evaluate.agreement import of_table
     from svpkit.readers.tables import read_table
 
     found = of_table(read_table(labels), columns, size, str(labels))
     if out:
-        found.to_csv(out, index=False)
+        safe_table(found).to_csv(out, index=False)
     api.console().print(api.as_table(found.round(3), title=str(labels)))

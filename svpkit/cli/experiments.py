@@ -15,6 +15,13 @@ from svpkit.plugins import Registry
 @click.option("--plan", is_flag=True, help="Check everything, show the stages and stop.")
 @click.option("--fresh", multiple=True, metavar="STAGE", help="Make a stage's artifacts again.")
 @click.option(
+    "--tracker",
+    "trackers",
+    multiple=True,
+    metavar="NAME",
+    help="Also tell tensorboard, trackio, wandb or mlflow; may be given several times.",
+)
+@click.option(
     "--processes",
     default=1,
     show_default=True,
@@ -31,6 +38,7 @@ def run(
     data_root: Path | None,
     plan: bool,
     fresh: tuple[str, ...],
+    trackers: tuple[str, ...],
     processes: int,
     runs: Path,
     store_root: Path,
@@ -38,7 +46,9 @@ def run(
     """Run a recipe: data, drawn particles, classifiers, scores and a report."""
     from svpkit import api, ranks
     from svpkit.launch import launch
+    from svpkit.trackers import check_trackers
 
+    check_trackers(trackers)
     if processes > 1 and not plan and ranks.LAUNCHED not in os.environ:
         sys.exit(launch(processes, [sys.executable, "-m", "svpkit", *sys.argv[1:]]))
 
@@ -49,7 +59,7 @@ def run(
 
         check_models(experiment)
         return api.console().print(plan_table(experiment, store_root))
-    done = api.execute(experiment, runs=runs, store=store_root, fresh=fresh)
+    done = api.execute(experiment, runs=runs, store=store_root, fresh=fresh, trackers=trackers)
     for line in done.notes:
         click.echo(line, err=True)
     if done.summary is not None:

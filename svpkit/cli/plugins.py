@@ -1,26 +1,33 @@
 """`svpkit plugins`: which there are, what they take, how to write one and whether it holds."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from svpkit.cli.common import options_of as given_options
-from svpkit.errors import SvpkitError
+from svpkit.errors import SvpkitError, unknown
 from svpkit.hookspecs import HOOKS, KINDS
-from svpkit.loading import quiet
+from svpkit.loading import LONGEST, printable, quiet
 from svpkit.options import Option, options_of, type_name
 from svpkit.plugins import Broken, Plugin, Registry
 
+if TYPE_CHECKING:
+    from svpkit.testing import Check
+
+NOT_APPLICABLE = "n/a"  # the outcome of a check that has nothing to look at
 _KIND = click.option("--kind", type=click.Choice(KINDS), help="This kind alone.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
-def plugins() -> None:
+@click.pass_context
+def plugins(context: click.Context) -> None:
     """Readers, particle types, generators, classifiers, strategies, extractors."""
+    if context.invoked_subcommand != list_.name:
+        context.obj.refuse_given()
 
 
 @plugins.command("list")
@@ -35,10 +42,11 @@ def list_(registry: Registry, as_json: bool, kind: str | None) -> None:
     rows = [row for row in rows if kind is None or row["kind"] in (kind, "?")]
     if as_json:
         return click.echo(json.dumps(rows, indent=1))
-    for row in rows:
-        state = "" if row["state"] == "ok" else f"  set aside: {row['state']}"
-        source = " ".join(filter(None, (row["package"], row["version"])))
-        click.echo(f"{row['kind']:<14} {row['name']:<18} {source:<24} {row['origin']}{state}")
+    cells = [_cells(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        line = "  ".join(c.ljust(n) for c, n in zip(row, widths, strict=False))
+        click.echo(line.rstrip())
 
 
 @plugins.command()
@@ -50,12 +58,13 @@ def show(registry: Registry, name: str, as_json: bool, kind: str | None) -> None
     """Show a plugin: what it is, where it comes from, its options with types and defaults."""
     found = _named(registry, name, kind)
     if as_json:
-        return click.echo(json.dumps([_facts(plugin) for plugin in found], indent=1, default=str))
+        facts = [_facts(plugin) for plugin in found]
+        return click.echo(json.dumps(facts, indent=1, default=_spelt))
     for plugin in found:
         click.echo(f"{plugin.kind} '{plugin.name}' ({plugin.source}, {plugin.origin})")
         click.echo(f"registered by {_hook(plugin)}")
         if plugin.doc:
-            click.echo(f"\n{plugin.doc}\n")
+            click.echo(f"\n{_lines_of(plugin.doc)}\n")
         click.echo("\n".join(_options(plugin)) or "no options")
         if sample := _lines(_sample(plugin)):
             click.echo("\n".join(["\ngenerator.sample:", *sample]))
@@ -79,9 +88,8 @@ def new(kind: str, name: str, into: Path) -> None:
 
     folder = scaffold.new(kind, name, into)
     click.echo(f"{folder} is written. What comes next:")
-    click.echo(f"  pip install -e {folder}")
-    click.echo(f"  pytest {folder}")
-    click.echo("  svpkit plugins list")
+    for line in scaffold.steps(folder, name):
+        click.echo(f"  {line}")
 
 
 @plugins.command()
@@ -95,6 +103,7 @@ def new(kind: str, name: str, into: Path) -> None:
     type=click.Path(exists=True, path_type=Path),
     help="A reader: an export that it reads.",
 )
+@click.option("--only", multiple=True, metavar="CHECK", help="This check alone; repeatable.")
 @click.pass_context
 def check(
     context: click.Context,
@@ -102,6 +111,7 @@ def check(
     kind: str | None,
     given: tuple[str, ...],
     example: Path | None,
+    only: tuple[str, ...],
 ) -> None:
     """Try a plugin: a line for each promise that it keeps or breaks; exit code 1 for a broken one.
 
@@ -109,21 +119,35 @@ def check(
     """
     from svpkit.testing import checks, trial_of
 
-    told: list[str] = []
+    tried: list[tuple[Plugin, list[Check]]] = []
     for plugin in _named(context.obj, name, kind):
-        click.echo(str(plugin))
         if example and plugin.kind != "reader":
             raise SvpkitError(f"--example: is for a reader, '{name}' is a {plugin.kind}")
         reads = None if example is None else lambda folder: example
         trial = trial_of(plugin, options=given_options(given) or None, example=reads)
-        for each in checks(plugin, trial):
+        tried.append((plugin, checks(plugin, trial)))
+    _refuse_strange(only, dict.fromkeys(e.name for _, found in tried for e in found))
+    told: list[str] = []
+    for plugin, found in tried:
+        click.echo(str(plugin))
+        for each in (e for e in found if not only or e.name in only):
             outcome, reason = each.outcome()
             reason = reason.removeprefix(f"{each.name}: ")
-            click.echo(f"{outcome:<7} {each.name}: {reason or each.about}")
+            if outcome != NOT_APPLICABLE or each.name in only:
+                click.echo(f"{outcome:<7} {each.name}: {reason or each.about}")
             told.append(outcome)
-    click.echo(", ".join(f"{told.count(o)} {o}" for o in ("ok", "FAILED", "spared")))
+    shown = [f"{told.count(o)} {o}" for o in ("ok", "FAILED", "spared")]
+    if idle := told.count(NOT_APPLICABLE):
+        shown.append(f"{idle} not applicable")
+    click.echo(", ".join(shown))
     if "FAILED" in told:
         context.exit(1)
+
+
+def _refuse_strange(wanted: Sequence[str], names: Iterable[str]) -> None:
+    for name in wanted:
+        if name not in names:
+            raise unknown("--only: check", name, names)
 
 
 def _named(registry: Registry, name: str, kind: str | None) -> list[Plugin]:
@@ -151,6 +175,13 @@ def _broken_row(broken: Broken) -> dict[str, str]:
         "origin": broken.origin,
         "state": broken.reason,
     }
+
+
+def _cells(row: Mapping[str, str]) -> tuple[str, ...]:
+    # of a file the digest is its version, and its first letters tell it from others
+    version = row["version"][:8] if row["package"].endswith(".py") else row["version"]
+    state = "" if row["state"] == "ok" else f"set aside: {row['state']}"
+    return row["kind"], row["name"], f"{row['package']} {version}".strip(), row["origin"], state
 
 
 def _facts(plugin: Plugin) -> dict[str, Any]:
@@ -196,11 +227,24 @@ def _sample(plugin: Plugin) -> Mapping[str, Option]:
 def _lines(options: Mapping[str, Option]) -> list[str]:
     lines = []
     for option in options.values():
-        default = "required" if option.required else f"= {option.default!r}"
+        default = "required" if option.required else f"= {_spelt(option.default, repr)}"
         lines.append(f"  {option.name}: {type_name(option.type)} {default}")
         if option.doc:
-            lines.append(f"      {option.doc}")
+            lines.append(f"      {printable(option.doc)}")
     return lines
+
+
+def _spelt(value: Any, spell: Callable[[Any], str] = str) -> str:
+    # a stranger's default may have no text, or a book of it
+    try:
+        text = printable(spell(value))
+    except Exception:  # noqa: BLE001 - it is a stranger's code that spells it
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def _lines_of(text: str) -> str:
+    return "\n".join(printable(line) for line in text.splitlines())
 
 
 def _options(plugin: Plugin) -> Iterable[str]:

@@ -155,8 +155,8 @@ def export(
 ) -> None:
     """Write a run's classifier or generator as other libraries open it, without svpkit.
 
-    Of a classifier, OUT/README.md has the lines that open it and OUT/export.json how far its answers
-    are from svpkit's on validation. A `diffusers_unet` opens with
+    Of a classifier, OUT/README.md has the lines that open it and OUT/export.json how far its
+    answers are from svpkit's on validation. A `diffusers_unet` opens with
     diffusers.DDPMPipeline.from_pretrained(OUT); ask the pipeline for no more steps than the
     timesteps that it was trained with.
     """

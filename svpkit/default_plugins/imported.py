@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 from svpkit import hookimpl, tried
 from svpkit.errors import unknown
+from svpkit.safe import read_json
 
 BLOCK = 1024
 # What the set itself works out again.
@@ -51,10 +51,10 @@ class ImportedReader:
     def sniff(self, path: Path | str) -> bool:
         """Return whether a folder holds the manifest of a set."""
         try:
-            found = json.loads((Path(path) / "manifest.json").read_text())
+            found = read_json(Path(path) / "manifest.json")
         except (OSError, ValueError):
             return False
-        return isinstance(found, dict) and {"format", "shape", "parts"} <= set(found)
+        return {"format", "shape", "parts"} <= set(found)
 
 
 def _rows(particles: Any, classes: list[str] | None) -> Iterator[tuple[Any, dict[str, Any]]]:

@@ -12,6 +12,7 @@ from svpkit.errors import SvpkitError
 from svpkit.evaluate import thresholds
 from svpkit.evaluate.rejection import judge
 from svpkit.evaluate.statistics import evaluate_paired
+from svpkit.safe import read_parquet
 from svpkit.store import stage
 
 SETS = ("test", "val")
@@ -117,7 +118,7 @@ def alone(groups: np.ndarray) -> np.ndarray | None:
 def read_predictions(path: Path) -> pd.DataFrame:
     """Return predictions as a table; raises SvpkitError where the file cannot be read."""
     try:
-        return pd.read_parquet(path)
+        return read_parquet(path)
     except (OSError, ValueError) as error:
         raise SvpkitError(f"{path}: no predictions here ({error})") from None
 

@@ -30,9 +30,11 @@ def new_folder(out: Path, card: Path | None = None) -> Iterator[Path]:
         if card is not None and card.is_file():
             shutil.copyfile(card, done / CARD)
         _write_digests(done)
-        if out.exists():
-            out.rmdir()
-        done.rename(out)
+        try:
+            # an empty folder gives way, one that another export has filled by now does not
+            done.rename(out)
+        except OSError as error:
+            raise SvpkitError(f"{out}: cannot be written ({error.strerror})") from None
 
 
 def _write_digests(folder: Path) -> None:

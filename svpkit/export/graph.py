@@ -177,6 +177,7 @@ def _describe(path: Path, subject: Subject, left: list[str]) -> None:
     import onnx
 
     model = onnx.load(path)
+    del model.metadata_props[:]
     # the exporter notes the lines of code that each node comes of, and where they lie on this disk
     graph = model.graph
     for each in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):

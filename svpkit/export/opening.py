@@ -25,6 +25,11 @@ _NAMES = (
     (r"^fc\.", "head.fc."),
     (r"^layer(\d)\.", lambda m: f"stages.{int(m[1]) - 1}."),
 )
+# Of a shortcut: after an average, which has no weights, the convolution is the second.
+_SHORT = {
+    False: ((0, "conv"), (1, "bn")),
+    True: ((1, "conv.conv"), (2, "conv.bn")),
+}
 
 
 @dataclass(frozen=True)
@@ -117,11 +122,11 @@ def _of_blocks(
             "from timm.layers import GroupNormAct",
             *imports,
         )
-    renamed = {_renamed(name, deep): value for name, value in weights.items()}
+    renamed = {_renamed(name, deep, averages): value for name, value in weights.items()}
     return Opening(BLOCKS, given | own, renamed, imports, overlay)
 
 
-def _renamed(name: str, deep: bool) -> str:
+def _renamed(name: str, deep: bool, averages: bool) -> str:
     for pattern, by in _NAMES:
         name = re.sub(pattern, by, name)
     if not name.startswith("stages."):
@@ -129,8 +134,7 @@ def _renamed(name: str, deep: bool) -> str:
     kinds = {"1": "1x1", "2": "kxk", "3": "1x1"} if deep else {"1": "kxk", "2": "kxk"}
     name = re.sub(r"\.conv(\d)\.", lambda m: f".conv{m[1]}_{kinds[m[1]]}.conv.", name)
     name = re.sub(r"\.bn(\d)\.", lambda m: f".conv{m[1]}_{kinds[m[1]]}.bn.", name)
-    # after an average, which has no weights, the convolution is the second
-    for old, new in ((0, "conv"), (2, "conv.bn")):
+    for old, new in _SHORT[averages]:
         name = name.replace(f".downsample.{old}.", f".shortcut.{new}.")
     return name
 

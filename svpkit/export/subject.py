@@ -16,6 +16,7 @@ from svpkit.evaluate.calibration import Calibrator
 from svpkit.keep import read_thresholds, weights_of
 from svpkit.particles.split import Split
 from svpkit.reference import RECORD
+from svpkit.store import root_of
 
 if TYPE_CHECKING:
     from svpkit.api import Run
@@ -133,7 +134,7 @@ def hold(found: dict[str, float], limited: tuple[str, ...], what: str) -> None:
 def _images(run: "Run", model: Model) -> tuple[np.ndarray, str, np.ndarray | None]:
     record = json.loads((run.folder / "run.json").read_text())
     made = record["artifacts"].get("split")
-    path = None if made is None else (run.store or Path(record["store"])) / made["name"]
+    path = None if made is None else (run.store or root_of(run.folder, record)) / made["name"]
     val = Split.open(path).val() if path is not None and path.is_dir() else None
     if val is not None and len(val):
         rows = np.linspace(0, len(val) - 1, min(len(val), MOST)).round().astype(int)

@@ -20,6 +20,8 @@ from svpkit.fit import to_float
 from svpkit.store import plain, write_json
 
 WEIGHTS = "model.safetensors"
+# Options of a classifier that change timm's network.
+SPECIAL = ("stem", "width", "layers", "norm")
 
 
 def write_timm(subject: Subject, out: Path) -> dict[str, Any]:
@@ -69,7 +71,8 @@ def _chosen(subject: Subject) -> Opening:
     for opening in openings(network.net, subject.model.spec, options):
         if _makes(opening, subject):
             return opening
-    raise _refusal(f"its first layers (stem = '{options.get('stem', 'auto')}') are others", network)
+    made = ", ".join(f"{k} = {v!r}" for k, v in options.items() if k in SPECIAL and v)
+    raise _refusal(f"its layers ({made}) are not those of timm's {options['model']}", network)
 
 
 def _makes(opening: Opening, subject: Subject) -> bool:

@@ -7,11 +7,11 @@ import timm
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from svpkit import checkpoint
 from svpkit.errors import SvpkitError, choices, nearest
+from svpkit.safe import load_tensors
 from svpkit.store import file_digest, write_json
 
 # What a file may hold beyond the backbone: the heads that timm's models have been trained with.
@@ -72,7 +72,7 @@ def save_backbone(out: Path, name: str, weights: Path) -> None:
 def load_backbone(folder: Path, name: str) -> Backbone:
     """Return the backbone that `save_backbone` wrote."""
     model = Backbone(name)
-    model.net.load_state_dict(load_file(folder / "extractor.safetensors"))
+    model.net.load_state_dict(load_tensors(folder / "extractor.safetensors"))
     return model.requires_grad_(False)
 
 
@@ -80,7 +80,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise SvpkitError(f"fidelity.weights: {path}: no such file")
     try:
-        return load_file(path)
+        return load_tensors(path)
     except (SafetensorError, OSError) as error:
         raise SvpkitError(
             f"fidelity.weights: {path}: not a .safetensors file ({error}); other formats can run "

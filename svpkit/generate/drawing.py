@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -91,7 +92,7 @@ def draw_chunks(
 def assemble(
     out: Path, counts: Mapping[str, int], digest: str, params: Mapping[str, Any], train: ParticleSet
 ) -> None:
-    """Write the set of `counts` images a class from `out/chunks`, which goes.
+    """Write the set of `counts` images a class from `out/chunks`.
 
     `digest` names the weights; the scale is the median of the class's training images.
     """
@@ -104,9 +105,6 @@ def assemble(
                 images = np.load(out / "chunks" / _file(name, k, counts), allow_pickle=False)
                 rows = [_row(name, i, scale, digest, params) for i in index]
                 writer.add(images[: len(rows)], rows)
-    for path in (out / "chunks").iterdir():
-        path.unlink()
-    (out / "chunks").rmdir()
 
 
 def record(counts: Mapping[str, int], digest: str, timed: Mapping[str, float]) -> dict[str, Any]:
@@ -149,6 +147,9 @@ def _write(path: Path, images: np.ndarray) -> None:
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
         np.save(file, images, allow_pickle=False)
+        # a name that outlives a power cut must not stand for an empty file
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 

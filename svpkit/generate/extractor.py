@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from svpkit import checkpoint, devices, draws, ranks
@@ -19,6 +18,7 @@ from svpkit.generate.given import Given, load_given, save_given
 from svpkit.particles.particleset import ParticleSet, batches
 from svpkit.particles.split import Split
 from svpkit.plugins import Use
+from svpkit.safe import load_tensors
 from svpkit.store import file_digest, stage, write_json
 
 FEATURES = 64
@@ -32,8 +32,7 @@ BLOCK = 512
 MEASURED = 4096
 
 
-# How the extractor is trained: always the same, so that its figures compare. The batch divides over
-# most numbers of processes.
+# How the extractor is trained: always the same, so that its figures compare.
 PLAN = Plan(images=40_000, batch=96, lr=2e-3)
 
 
@@ -107,17 +106,12 @@ def extractor(out: Path, params: Mapping[str, Any], split: Path) -> None:
     train = Split.open(split).train()
     if params.get("extractor"):
         return ranks.on_main(lambda: save_given(out, params["extractor"], train))
-    with draws.seeded(params["seed"], "extractor"):
-        model = Extractor(train.shape[0], len(train.classes))
-    labels = train.labels
-    task = Task(
-        order=lambda step: balanced(labels, PLAN.batch, params["seed"], step),
-        fetch=lambda at: (train.images(at), labels[at]),
-        loss=_loss,
-        label="extractor",
-    )
-    model, history = fit(model, PLAN, task, out=out, seed=params["seed"], precision="fp32")
-    ranks.on_main(lambda: _save(out, model, train, history))
+    if ranks.main():
+        # its rounding is amplified over the steps and would show in every figure and choice that
+        # is made by it: it is that of one process, however many there are
+        with ranks.apart():
+            _train(out, params["seed"], train)
+    ranks.wait()
 
 
 def load_extractor(folder: Path, use: Use | None = None) -> Seeing:
@@ -131,7 +125,7 @@ def load_extractor(folder: Path, use: Use | None = None) -> Seeing:
     if "model" in said:
         return load_backbone(folder, said["model"]).to(devices.device()).eval()
     model = Extractor(said["channels"], said["classes"])
-    model.load_state_dict(load_file(folder / "extractor.safetensors"))
+    model.load_state_dict(load_tensors(folder / "extractor.safetensors"))
     return model.to(devices.device()).eval()
 
 
@@ -182,6 +176,20 @@ def smooth(x: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), kernel, groups=x.shape[1])
 
 
+def _train(out: Path, seed: int, train: ParticleSet) -> None:
+    with draws.seeded(seed, "extractor"):
+        model = Extractor(train.shape[0], len(train.classes))
+    labels = train.labels
+    task = Task(
+        order=lambda step: balanced(labels, PLAN.batch, seed, step),
+        fetch=lambda at: (train.images(at), labels[at]),
+        loss=_loss,
+        label="extractor",
+    )
+    model, history = fit(model, PLAN, task, out=out, seed=seed, precision="fp32")
+    _save(out, model, train, history)
+
+
 def _loss(model: nn.Module, x: Tensor, y: Tensor, seeds: Tensor, *, part: str) -> Tensor:
     harmed, much = harm(turn(x, draws.integers(seeds, (), 8, "extractor turn")), seeds)
     name, found = model(harmed)
@@ -196,4 +204,3 @@ def _save(out: Path, model: Any, train: ParticleSet, history: list[dict[str, Any
     checkpoint.save_tensors(path, model.state_dict())
     said = {"channels": train.shape[0], "classes": len(train.classes), "digest": file_digest(path)}
     write_json(out / "extractor.json", {**said, "history": history})
-    checkpoint.clear(out)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from svpkit import checkpoint, draws
@@ -18,6 +17,7 @@ from svpkit.hookspecs import ImageSpec
 from svpkit.particles.particleset import ParticleSet
 from svpkit.plugin import Plugin, guarded
 from svpkit.plugins import Use
+from svpkit.safe import load_tensors
 from svpkit.store import file_digest, plain, write_json
 
 # Real images that an extractor is tried on, and how far its features of one image may lie apart
@@ -123,7 +123,7 @@ def load_given(folder: Path, use: Use | None, said: Mapping[str, Any]) -> Given:
     again = ImageSpec(spec["channels"], spec["size"], tuple(spec["classes"]))
     try:
         model = build(use.reopened(), again)
-        model.net.load_state_dict(load_file(folder / "extractor.safetensors"))
+        model.net.load_state_dict(load_tensors(folder / "extractor.safetensors"))
     except Exception as error:  # noqa: BLE001 - whatever a stranger's factory makes of None
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise SvpkitError(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file
 from torch import nn
 
 from svpkit import draws, ranks
@@ -15,6 +14,7 @@ from svpkit.generate.training import WEIGHTS, save_generator, train_module
 from svpkit.hookspecs import ImageSpec
 from svpkit.particles.particleset import ParticleSet
 from svpkit.particles.split import Split
+from svpkit.safe import load_tensors
 from svpkit.store import stage
 
 ANY = "any"
@@ -58,7 +58,7 @@ def adopt(model: nn.Module, folder: Path) -> float:
 
     Tensors agree by name and shape: what belongs to classes alone stays as it was.
     """
-    tensors = load_file(folder / WEIGHTS)
+    tensors = load_tensors(folder / WEIGHTS)
     own = model.state_dict()
     shared = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
     model.load_state_dict(own | shared)

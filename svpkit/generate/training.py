@@ -1,13 +1,12 @@
 """What the stages that train a generator share: the fit, what it leaves, and loading that again."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
 from torch import nn
 
 from svpkit import checkpoint, devices, draws
@@ -17,6 +16,7 @@ from svpkit.hookspecs import ImageSpec
 from svpkit.options import check_options, options_of
 from svpkit.particles.particleset import ParticleSet
 from svpkit.plugins import Use
+from svpkit.safe import load_tensors, read_json
 from svpkit.store import write_json
 
 WEIGHTS = "model.safetensors"
@@ -62,7 +62,7 @@ def save_generator(
     history: list[Any],
     **more: Any,
 ) -> None:
-    """Write model.safetensors, config.json (with `more`) and history.json; checkpoints go."""
+    """Write model.safetensors, config.json (with `more`) and history.json."""
     state = model.state_dict() if hasattr(model, "state_dict") else model.state()
     checkpoint.save_tensors(out / WEIGHTS, {k: torch.as_tensor(v) for k, v in state.items()})
     config = {
@@ -75,15 +75,13 @@ def save_generator(
     }
     write_json(out / "config.json", config)
     write_json(out / "history.json", history)
-    checkpoint.clear(out)
 
 
 def load_generator(folder: Path, use: Use) -> Any:
     """Return the trained generator of a folder that `generator` wrote, ready to sample."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-        tensors = load_file(folder / WEIGHTS)
-    except (OSError, ValueError) as error:
+        config, tensors = read_json(folder / "config.json"), load_tensors(folder / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
         raise SvpkitError(f"{folder}: no trained generator here ({error})") from None
     said = config["spec"]
     with draws.seeded(0, "load"):

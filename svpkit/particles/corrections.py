@@ -1,6 +1,7 @@
 """Labels that a person corrected: a CSV written for spreadsheets, read back, checked, applied."""
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from svpkit.cells import safe, unsafe
 from svpkit.errors import SvpkitError, choices, nearest, unknown
 from svpkit.particles.particleset import ParticleSet
+from svpkit.safe import open_regular
 from svpkit.store import file_digest
 
 NEEDED = ("id", "label", "corrected")
 APPLIED, CONFIRMED, UNUSED = "applied", "label confirmed", "in no set, not applied"
 TEST = "test: reported, not applied"
-# What a spreadsheet takes for the start of a formula; the mark keeps a text a text.
-_FORMULA, _MARK = ("=", "+", "-", "@", "\t", "\r", "\n", "'"), "'"
 _SHUT, _NEAR = -1, 5_000
+_LONGEST_LINE = 2**20
 
 
 @dataclass(frozen=True)
@@ -63,23 +64,6 @@ class Correction:
     label: str
     corrected: str
     where: str = ""
-
-
-def safe(text: Any) -> str:
-    """Return a cell that no spreadsheet runs: `'` before what would begin a formula."""
-    text = str(text)
-    return _MARK + text if text.startswith(_FORMULA) else text
-
-
-def safe_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose cells of text are `safe`."""
-    numeric = pd.api.types.is_numeric_dtype  # bool too
-    return table.assign(**{str(c): table[c].map(safe) for c in table if not numeric(table[c])})
-
-
-def unsafe(cell: str) -> str:
-    """Return what `safe` was given."""
-    return cell[1:] if cell.startswith(_MARK) and cell[1:].startswith(_FORMULA) else cell
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -246,8 +230,8 @@ def _rows(path: Path) -> list[Row]:
     """Return the rows that name a corrected label."""
     where = f"data.corrections: {path.name}"
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            head = file.readline()
+        with open_regular(path) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as file:
+            head = file.readline(_LONGEST_LINE)
             file.seek(0)
             # spreadsheets of many countries write semicolons
             mark = max(",;\t", key=head.count)
@@ -255,7 +239,7 @@ def _rows(path: Path) -> list[Row]:
             there = [name.strip() for name in table.fieldnames or ()]
             table.fieldnames = there
             rows = [(f"{where}, line {table.line_num}", row) for row in table]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, csv.Error, AttributeError) as error:
         raise SvpkitError(f"{where}: no CSV in UTF-8 to read ({error})") from None
     for name in NEEDED:
         if name not in there:

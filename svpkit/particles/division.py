@@ -1,7 +1,7 @@
 """Who goes where: a test set drawn first, then val, then what is left to train on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 from svpkit.draws import rng
 from svpkit.errors import SvpkitError, choices, nearest, unknown
 from svpkit.particles.grouping import FEW_GROUPS, choose, deal, n_groups, units_of
-from svpkit.particles.particleset import NEUTRAL, ParticleSet
+from svpkit.particles.particleset import NEUTRAL, ParticleSet, digest_heads
 
 
 @dataclass
@@ -40,14 +40,23 @@ def divide(
             "data: no particle has a label (class folders or options.labels give them)"
         )
     notes = _left(len(particles) - len(labelled), "without a label")
-    known = particles.take(labelled)
-    groups = groups_of(known, params.get("group"))
+    known = _narrow(particles, params.get("group")).take(labelled)
+    groups = groups_of(particles, params.get("group"))[labelled]
     test = _test_mask(known, groups, params, notes)
     val, spare = _val_masks(known, groups, ~test, params, notes)
-    named = known if corrected is None else corrected.take(labelled)
+    named = known
+    if corrected is not None and corrected is not particles:
+        named = _narrow(corrected, params.get("group")).take(labelled)
     train = _capped(named, ~(test | val | spare), params)
     sets = (labelled[np.flatnonzero(mask)] for mask in (train, val, test))
     return Division(*sets, notes=notes)
+
+
+def _narrow(particles: ParticleSet, column: str | None) -> ParticleSet:
+    # what divides: the table's copies below are then small
+    wanted = {"label", "group", "source", "digest", column}
+    table = particles.table
+    return replace(particles, table=table[[name for name in table if name in wanted]])
 
 
 def groups_of(particles: ParticleSet, column: str | None) -> np.ndarray:
@@ -64,13 +73,15 @@ def groups_of(particles: ParticleSet, column: str | None) -> np.ndarray:
 
 
 def _text(table: pd.DataFrame, name: str) -> np.ndarray:
-    values = table[name].to_numpy(object)
-    return np.where(pd.isna(values), "", values.astype(str)).astype(object)
+    # each text once, however many rows have it
+    codes, found = pd.factorize(table[name])
+    texts = np.append(np.asarray(found, dtype=object).astype(str).astype(object), "")
+    return texts[codes]
 
 
 def _units(particles: ParticleSet, groups: np.ndarray) -> np.ndarray:
     table = particles.table
-    return units_of(groups, _text(table, "source"), _text(table, "digest"))
+    return units_of(groups, _text(table, "source"), digest_heads(table))
 
 
 def _test_mask(

@@ -7,7 +7,7 @@ from itertools import combinations, islice
 
 import numpy as np
 
-from svpkit.particles.particleset import ParticleSet, batches
+from svpkit.particles.particleset import ParticleSet, batches, digest_heads
 
 BITS = 64
 CORRELATION = 0.995
@@ -54,8 +54,13 @@ def hashes(particles: ParticleSet) -> np.ndarray:
 
 def exact_pairs(a: ParticleSet, b: ParticleSet, most: int = 5) -> list[tuple[str, str]]:
     """Return the ids of up to `most` pairs of one picture that stands in both sets."""
-    first = dict(zip(a.table["digest"], a.table["id"], strict=True))
-    there = zip(b.table["digest"], b.table["id"], strict=True)
+    # only what shares half a digest is looked at whole: a dictionary of all would be the largest
+    # thing here
+    own, other = digest_heads(a.table), digest_heads(b.table)
+    a_rows, b_rows = np.isin(own, other), np.isin(other, own)
+    one, two = (each.table.loc[rows, ["digest", "id"]] for each, rows in ((a, a_rows), (b, b_rows)))
+    first = dict(zip(one["digest"], one["id"], strict=True))
+    there = zip(two["digest"], two["id"], strict=True)
     return list(islice(((first[d], name) for d, name in there if d in first), most))
 
 

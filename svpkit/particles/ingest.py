@@ -16,6 +16,8 @@ from svpkit.errors import SvpkitError, unknown
 from svpkit.particles.corrections import write_rows
 from svpkit.particles.duplicates import picture_hash
 from svpkit.particles.fitting import Fit
+from svpkit.particles.going_on import Changed, Parts
+from svpkit.particles.names import Seen
 from svpkit.particles.particleset import ParticleSet
 from svpkit.particles.writer import RAW, Writer
 from svpkit.store import stage
@@ -32,7 +34,7 @@ _NUMBERS = ("um_per_px", "volume_ml", "dilution")
 _OF_RUN = ("volume_ml", "dilution", "timestamp", "instrument", "n_reported")
 
 
-@stage(revision=1)
+@stage(revision=1, resumes=True)
 def ingest(out: Path, params: Mapping[str, Any]) -> None:
     """Read particles into a set on disk; what cannot be read is listed in `quarantine.csv`.
 
@@ -43,18 +45,35 @@ def ingest(out: Path, params: Mapping[str, Any]) -> None:
     half of them unreadable. A row whose image is None is no particle: it tells of a run that has
     none. The manifest's `runs` says of each run what its rows do, and how many were read. In a
     store, pictures that are drawn ones under another name are refused (`drawn_index.Index`).
+    Where `out` holds whole parts of an ingest that was ended, what they were made of is read again
+    and compared, and the work goes on behind them; where it is not the same, it begins again.
     """
+    try:
+        _ingest(out, params, Parts(out))
+    except Changed:
+        Parts(out).clear()
+        _ingest(out, params, Parts(out))
+
+
+def _ingest(out: Path, params: Mapping[str, Any], parts: Parts) -> None:
     use, size, channels = params["reader"], params["size"], params["channels"]
     fit = Fit(size, channels, params.get("background", "keep"), params.get("um_per_px"))
     intake = Intake(fit, params.get("classes") or use.options.get("classes"))
+    intake.go_on(parts.items, parts.noted["counted"])
     where, root = params.get("path") or use.plugin.name, auditlog.store_of(out)
     with Writer(out, (), channels, size) as writer:
-        for images, table in intake.blocks(Index(root).watched(_read(use, params), str(where))):
+        writer.parts = list(parts.noted["parts"])
+        items = Index(root).watched(parts.same(_read(use, params)), str(where))
+        for images, table in intake.blocks(items):
+            before = len(writer.parts)
             writer.add(images, table)
+            if len(writer.parts) > before:
+                parts.note(writer.parts, intake.counted())
         intake.check(where, params.get("may_be_empty", False))
         writer.classes = intake.classes
         writer.extra = {"reader": use.plugin.name, **intake.summary()}
     write_rows(out / QUARANTINE, ("id", "label", "reason"), intake.bad)
+    parts.forget()
     if root:
         read, digest = use.plugin.name, getattr(params.get("path"), "digest", None)
         said = {k: writer.extra[k] for k in ("counts", "unlabelled", "quarantined")}
@@ -134,12 +153,25 @@ class Intake:
         self.changed: Counter[str] = Counter()
         self.runs: dict[str, dict[str, Any]] = {}
         self._classes = tuple(classes) if classes else None
-        self._ids: dict[str, int] = {}
+        self._seen = Seen()
+        self._done = 0
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The label order: as given, else as the labels first appeared."""
         return self._classes or tuple(name for name in self.counts if name)
+
+    def counted(self) -> dict[str, Any]:
+        """Return all that `go_on` needs, in JSON's types."""
+        told = {"bad": self.bad, "runs": self.runs}
+        return told | {"counts": dict(self.counts), "changed": dict(self.changed)}
+
+    def go_on(self, items: int, counted: Mapping[str, Any]) -> None:
+        """Skip the first items of those to come, which were `counted` before."""
+        self._done, self.bad = items, list(counted.get("bad", ()))
+        self.runs = dict(counted.get("runs", {}))
+        self.counts = Counter(counted.get("counts", {}))
+        self.changed = Counter(counted.get("changed", {}))
 
     def blocks(self, items: Iterable[Any]) -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
         """Yield images uint8 (n, C, S, S) and their n rows, in bounded memory."""
@@ -175,10 +207,13 @@ class Intake:
             if image is None:
                 continue
             row["id"] = self._named(row, position)
+            if position < self._done:
+                continue
             row |= {f"{RAW}{name}": value for name, value in row.pop("raw", {}).items()}
             try:
                 if isinstance(image, (str, Exception)):
-                    raise SvpkitError(readable(str(image)) or type(image).__name__)
+                    said = " ".join(readable(str(image)).split())
+                    raise SvpkitError(said or type(image).__name__)
                 row |= {name: _number(row[name], name) for name in _NUMBERS if name in row}
                 row["ecd_um"] = _size(row.get("ecd_um"))
                 scale = row.get("um_per_px", math.nan)
@@ -204,7 +239,7 @@ class Intake:
 
     def _named(self, row: Mapping[str, Any], position: int) -> str:
         name = str(row.get("id") or f"particle-{position:06d}")
-        first = self._ids.setdefault(name, position)
+        first = self._seen.first(name, position)
         if first != position:
             raise SvpkitError(
                 f"id '{name}' is given by rows {first} and {position}: name each once"

@@ -1,7 +1,6 @@
 """A set of particles: memory-mapped uint8 images and one table row a particle."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from svpkit.errors import SvpkitError, unknown
+from svpkit.particles.columns import categorise, joined, one_type
+from svpkit.safe import load_array, read_json, read_parquet
 
 FORMAT = 1
 # Columns that every set has, with the value of a particle that does not say.
@@ -27,7 +28,6 @@ NEUTRAL: dict[str, Any] = {
 # What a particle is called in the table of the export's own columns, which may have an `id` too.
 RAW_ID = "svpkit_id"
 ORIGINS = ("real", "simulated", "synthetic")
-_CATEGORIES = ("label", "group", "source", "origin", "lineage")
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,13 @@ class ParticleSet:
         manifest = read_manifest(folder)
         try:
             parts = tuple(_images(folder, each, manifest["shape"]) for each in manifest["parts"])
-            tables = [pd.read_parquet(_inside(folder, p["table"])) for p in manifest["parts"]]
-            table = categorise(pd.concat(tables, ignore_index=True))
+            given = zip(manifest["parts"], parts, strict=True)
+            tables = [read_parquet(_inside(folder, p["table"]), len(part)) for p, part in given]
+            table = one_type(joined(tables))
             if len(table) != sum(len(part) for part in parts):
                 raise ValueError("not as many images as rows")
             return cls(parts, table, tuple(manifest["classes"]), np.arange(len(table)))
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
             said = " ".join(str(error).split())
             raise SvpkitError(f"{folder}: particle set that cannot be read ({said})") from None
 
@@ -181,16 +182,14 @@ def concat(sets: Sequence[ParticleSet]) -> ParticleSet:
         rows.append(each.rows + offset)
         offset += sum(len(part) for part in each.parts)
     parts = tuple(part for each in sets for part in each.parts)
-    table = pd.concat([each.table.astype(object) for each in sets], ignore_index=True)
-    return ParticleSet(
-        parts, categorise(table.infer_objects()), first.classes, np.concatenate(rows)
-    )
+    table = one_type(joined([each.table.copy(deep=False) for each in sets]))
+    return ParticleSet(parts, table, first.classes, np.concatenate(rows))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a set on disk; raises SvpkitError where there is none to read."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest: Any = read_json(folder / "manifest.json")
     except (OSError, ValueError) as error:
         raise SvpkitError(f"{folder}: no particle set here ({error})") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -210,7 +209,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def _images(folder: Path, part: dict[str, Any], shape: Sequence[int]) -> np.ndarray:
-    found = np.load(_inside(folder, part["images"]), mmap_mode="r", allow_pickle=False)
+    found = load_array(_inside(folder, part["images"]))
     if found.dtype != np.uint8 or found.shape[1:] != tuple(shape):
         raise ValueError(f"{part['images']}: {found.dtype} of {found.shape}")
     return found
@@ -224,7 +223,7 @@ def read_raw(folder: Path) -> pd.DataFrame | None:
     names = [part["raw"] for part in read_manifest(folder)["parts"] if "raw" in part]
     if not names:
         return None
-    return pd.concat([pd.read_parquet(_inside(folder, name)) for name in names], ignore_index=True)
+    return pd.concat([read_parquet(_inside(folder, name)) for name in names], ignore_index=True)
 
 
 def complete(table: pd.DataFrame) -> pd.DataFrame:
@@ -250,26 +249,22 @@ def table_digest(table: pd.DataFrame) -> str:
     """Return a digest of the ids, labels and pixel digests of a table, in order."""
     state = hashlib.blake2b(digest_size=16)
     for column in ("id", "label", "digest"):
-        values = table[column].astype(str) if column in table else []
-        state.update("\x1f".join(values).encode() + b"\x1e")
+        # block by block: a column of millions as one text would be the largest thing here
+        for block in batches(len(table) if column in table else 0, 65_536):
+            values = "\x1f".join(table[column].iloc[block].astype(str))
+            state.update((("\x1f" if block.start else "") + values).encode())
+        state.update(b"\x1e")
     return state.hexdigest()
+
+
+def digest_heads(table: pd.DataFrame) -> np.ndarray:
+    """Return the first eight bytes of the pixel digests of a table: uint64 (N,)."""
+    digests = table["digest"]
+    heads = (int(d[:16], 16) for at in batches(len(table), 65_536) for d in digests.iloc[at])
+    return np.fromiter(heads, np.uint64, len(table))
 
 
 def batches(n: int, size: int) -> Iterator[slice]:
     """Yield slices of at most `size` that cover n in order."""
     for start in range(0, n, size):
         yield slice(start, min(start + size, n))
-
-
-def categorise(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table as it lies on disk: categories for what repeats, one type a column."""
-    # a category a row costs a few bytes where a string costs sixty
-    for name in _CATEGORIES:
-        if name in table:
-            table[name] = table[name].astype(str).astype("category")
-    # parquet holds one type a column: a reader's mixture becomes text
-    for name in table:
-        mixed = table[name].dtype == object and pd.api.types.infer_dtype(table[name])
-        if mixed and mixed.startswith("mixed"):
-            table[name] = table[name].astype(str)
-    return table

@@ -61,6 +61,8 @@ def split(out: Path, params: Mapping[str, Any], data: Path, *others: Path) -> No
         more = concat([_also(folder, particles, index) for folder in also])
         parts.notes += _shared_with(more, sets, params.get("group"))
         sets["train"] = concat([sets["train"], more])
+    # the sets hold their own rows: a second table of all would only take room
+    del particles, named
     _refuse_copies(sets)
     if other is not None:
         parts.notes += _shared_groups(sets, params.get("group"))

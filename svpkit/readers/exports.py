@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from svpkit.errors import SvpkitError
 from svpkit.readers.pictures import decode
+from svpkit.safe import open_regular
 
 LONGEST_CELL = 1000
 LONGEST_LINE = 2**20
@@ -83,12 +84,20 @@ def whole(text: str, *, comma: bool = False) -> int | None:
 
 
 def picture(root: Path, name: str) -> Any:
-    """Return the picture of this name in the resolved folder `root`, or why there is none."""
+    """Return the picture of this name in the resolved folder `root`, or why there is none.
+
+    Raises SvpkitError for one whose tag says that it was drawn: no instrument exported it.
+    """
     try:
-        return decode(_inside(root, name))[0]
+        found, tags = decode(_inside(root, name))
     except Exception as error:  # noqa: BLE001 - a decoder may raise anything on a broken file
         reason = f"{error}" if isinstance(error, SvpkitError) else f"cannot be read: {error}"
         return " ".join(f"{capped(name)}: {reason}".replace(str(root), ".").split())
+    if tags.get("origin") == "synthetic":
+        raise SvpkitError(
+            f"{root}: '{capped(name)}' is a drawn (synthetic) image: none may stand in an export"
+        )
+    return found
 
 
 def refuse_outside(root: Path, files: Iterable[Path]) -> None:
@@ -112,7 +121,7 @@ def neutral(run: str, particle: str, **known: Any) -> dict[str, Any]:
 
 
 def _head(path: Path) -> list[str]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         raw = file.read(_HEAD)
     marked = raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     text = raw.decode("utf-16" if marked else "utf-8-sig", errors="replace")
@@ -125,7 +134,7 @@ def _delimiter(lines: list[str]) -> str:
 
 
 def _encoding(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             return "utf-16"
         file.seek(0)

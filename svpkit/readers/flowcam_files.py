@@ -11,11 +11,13 @@ import numpy as np
 
 from svpkit.errors import SvpkitError
 from svpkit.readers.flowcam_tables import decoded
+from svpkit.safe import read_bytes
 
 # Steps of the 8-neighbour chain, 1 = east and on against the clock, y downwards.
 _STEPS = np.array(
     [(1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1)], dtype=np.int64
 )
+_MOST_BYTES = 256 * 2**20
 _DATE = re.compile(r"(\d{4}-\d\d-\d\d)[T ]+(\d\d:\d\d:\d\d(?:\.\d+)?)")
 
 
@@ -76,9 +78,9 @@ def _amount(text: str | None, unit: str) -> float | None:
 
 def _text(path: Path) -> str:
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise SvpkitError(f"{path}: {error.strerror or error}") from None
+        raw = read_bytes(path, _MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise SvpkitError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return raw.decode("utf-16", "replace")
     return decoded(raw)

@@ -14,10 +14,14 @@ import numpy as np
 
 from svpkit.errors import SvpkitError, nearest
 from svpkit.readers.flowcam_names import CSV_NAMES, our_name
+from svpkit.safe import open_regular, read_bytes
 
 VERSION = "017"
 RECTANGLE = ("image_x", "image_y", "image_w", "image_h")
 MOST_FIELDS = 1000
+LONGEST_LINE = 2**20
+# Held in memory, as others need not be.
+MOST_UTF16 = 512 * 2**20
 # What C programs print where there is no number.
 _NONE = re.compile(r"|[+-]?(nan(\(.*\))?|inf(inity)?|1\.#(ind|qnan|snan|inf)0*)", re.IGNORECASE)
 
@@ -79,10 +83,14 @@ class Listing:
 
     def open(self) -> BinaryIO:
         """Open the file in bytes, at its beginning; UTF-16 is made UTF-8 on the way."""
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             if file.read(2) not in (b"\xff\xfe", b"\xfe\xff"):
-                return self.path.open("rb")
-        return io.BytesIO(self.path.read_text("utf-16", "replace").encode())
+                return open_regular(self.path)
+        try:
+            raw = read_bytes(self.path, MOST_UTF16)
+        except ValueError as error:
+            raise SvpkitError(f"{self.path}: {error} of UTF-16") from None
+        return io.BytesIO(raw.decode("utf-16", "replace").encode())
 
     def values(self, line: bytes) -> list[str]:
         """Return the values of one line; raises SvpkitError where there are too few or many."""
@@ -129,7 +137,9 @@ class Listing:
         with self.open() as file:
             file.seek(self.start)
             offset = self.start
-            for line in file:
+            while line := file.readline(LONGEST_LINE):
+                if len(line) == LONGEST_LINE:
+                    raise SvpkitError(f"{self.path}: a line is longer than {LONGEST_LINE} bytes")
                 if line.strip():
                     yield offset, line
                 offset += len(line)
@@ -227,7 +237,7 @@ def csv_header(path: Path) -> Listing:
 
 def _binary(path: Path) -> BinaryIO:
     try:
-        return path.open("rb")
+        return open_regular(path)
     except OSError as error:
         raise SvpkitError(f"{path}: {error.strerror or error}") from None
 

@@ -15,6 +15,7 @@ from annotated_types import Gt
 from svpkit.errors import SvpkitError
 from svpkit.readers.exports import capped, cells, neutral, number, refuse_outside, whole
 from svpkit.readers.pictures import LONGEST_SIDE, MOST_PIXELS
+from svpkit.safe import open_regular
 
 ML_PER_MINUTE = 0.25
 _OLD = re.compile(r"IFCB\d+_\d{4}_\d{3}_\d{6}")
@@ -114,8 +115,8 @@ class Bin:
 def read_header(path: Path) -> dict[str, str]:
     """Return what a .hdr file says, as text: "name: value" lines, or names and values in quotes."""
     try:
-        with path.open(encoding="latin-1") as file:
-            lines = file.read(_LONGEST_HEADER).splitlines()
+        with open_regular(path) as file:
+            lines = file.read(_LONGEST_HEADER).decode("latin-1").splitlines()
     except OSError as error:
         raise SvpkitError(f"{path}: {error.strerror or error}") from None
     found = dict(line.split(":", 1) for line in lines if ":" in line and line[0] != '"')

@@ -1,11 +1,14 @@
 """The model card that travels with a trained classifier: Markdown, made from the run's figures."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from svpkit.report.advice import own_arm, warned
 from svpkit.report.html import CALIBRATION, METRICS, Story
-from svpkit.report.numbers import interval, listed, number, plain, signed
+from svpkit.report.markdown import points as _points
+from svpkit.report.markdown import rows as _rows
+from svpkit.report.markdown import text as _text
+from svpkit.report.numbers import interval, listed, number, signed
 from svpkit.report.words import fidelity_sentence, verdict
 
 _USE = """\
@@ -43,21 +46,6 @@ def model_card(story: Story) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _text(each: Any) -> str:
-    """Write text so that Markdown, or HTML within it, is shown and not obeyed."""
-    text = plain(each).replace("\n", " ").replace("&", "&amp;").replace("<", "&lt;")
-    return "".join(f"\\{c}" if c in "\\`*[]|" else c for c in text)
-
-
-def _points(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {_text(line)}" for line in lines)
-
-
-def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_text(cell) for cell in line) + " |" for line in lines)
-
-
 def _model(story: Story) -> str:
     classifier = story.recipe.get("classifier") or {}
     options = ", ".join(f"{k} = {v}" for k, v in (classifier.get("options") or {}).items())
@@ -79,7 +67,10 @@ def _data(story: Story) -> str:
     head = ["class", *(names.get(s, s) for s in story.sets)]
     rows = [[c, *(f"{each.get(c, 0):,}" for each in story.sets.values())] for c in classes]
     reader = (story.recipe.get("data") or {}).get("reader", "not stated")
-    return f"Reader: {_text(reader)}. {_images(story)} Particles by set:\n\n{_rows(head, rows)}"
+    sheet = f"\n\nMore in the run's {story.run['datasheet']}." if "datasheet" in story.run else ""
+    return (
+        f"Reader: {_text(reader)}. {_images(story)} Particles by set:\n\n{_rows(head, rows)}{sheet}"
+    )
 
 
 def _images(story: Story) -> str:
@@ -152,7 +143,8 @@ def _drawn(story: Story) -> str:
 
 
 def _provenance(run: Mapping[str, Any]) -> str:
-    wanted = ("svpkit", "commit", "seed", "device", "data", "versions", "plugins")
+    wanted = ("svpkit", "commit", "seed", "ended", "device", "data", "test_openings", "versions")
+    wanted += ("plugins", "results", "audit")
     found = (f"{key}: {_spelt(run[key])}" for key in wanted if run.get(key) is not None)
     return _points(found) or "See run.json."
 

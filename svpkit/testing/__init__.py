@@ -8,12 +8,13 @@ def test_it_keeps_the_promises(check):
 """
 
 from svpkit.testing.kit import CheckFunction, checks, parametrize_with_checks, table
-from svpkit.testing.subject import Check, Failed, Subject, expect, trial_of
+from svpkit.testing.subject import Check, Failed, NotAsked, Subject, expect, trial_of
 
 __all__ = [
     "Check",
     "CheckFunction",
     "Failed",
+    "NotAsked",
     "Subject",
     "checks",
     "expect",

@@ -13,7 +13,7 @@ from svpkit import draws
 from svpkit.errors import SvpkitError
 from svpkit.options import Option, check_options, options_of
 from svpkit.testing import watch
-from svpkit.testing.subject import Failed, Subject, expect
+from svpkit.testing.subject import Failed, NotAsked, Subject, expect
 
 Given = dict[str, np.ndarray]
 FACTORIES = ("generator", "classifier", "strategy", "extractor")
@@ -57,7 +57,7 @@ def check_documented(subject: Subject) -> None:
 
 def check_defaults(subject: Subject) -> None:
     """The default of every option is a value that the option itself takes."""
-    for name, option in _options(subject).items():
+    for name, option in _some(subject).items():
         if not option.required:
             with _refusal(f"defaults: option '{name}' refuses its own default"):
                 check_options({name: option}, {name: option.default}, "options")
@@ -80,7 +80,7 @@ def check_unknown_option(subject: Subject) -> None:
 
 def check_wrong_type(subject: Subject) -> None:
     """A value that an option cannot have is refused in one line with its key, no traceback."""
-    for name, option in _options(subject).items():
+    for name, option in _some(subject).items():
         try:
             check_options({name: option}, {name: _Strange()}, "options")
         except SvpkitError as error:
@@ -170,6 +170,12 @@ def _options(subject: Subject) -> dict[str, Option]:
     if subject.plugin.kind != "generator":
         return own
     return own | {f"sample.{n}": o for n, o in options_of(subject.build().sample).items()}
+
+
+def _some(subject: Subject) -> dict[str, Option]:
+    if not (found := _options(subject)):
+        raise NotAsked("it has no options")
+    return found
 
 
 def _reseeds(subject: Subject) -> None:

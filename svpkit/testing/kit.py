@@ -37,18 +37,19 @@ def checks(plugin: Plugin, trial: Trial | None = None) -> list[Check]:
 
 @dataclass(frozen=True)
 class Bound:
-    """A check of one plugin: called, it runs or is skipped with the reason why it is spared."""
+    """A check of one plugin: called, it runs, or is skipped with the reason why it cannot."""
 
     plugin: Plugin
     check: Check
 
     def __call__(self) -> None:
         """Run it; raises Failed."""
-        if self.check.spared:
-            import pytest
+        import pytest
 
+        if self.check.spared:
             pytest.skip(f"spared: {self.check.spared}")
-        self.check.run()
+        if idle := self.check.run():
+            pytest.skip(f"not applicable: {idle}")
 
     def __str__(self) -> str:
         return f"{self.plugin.kind}:{self.plugin.name}-{self.check.name}"

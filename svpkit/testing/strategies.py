@@ -19,6 +19,7 @@ from svpkit.testing.strategy_inputs import (
     counts,
     equal,
     filled,
+    method,
     plain,
     train,
     verb,
@@ -78,8 +79,8 @@ def check_traits(subject: Subject) -> None:
 
 def check_draws(subject: Subject) -> None:
     """It asks for a whole number, 0 or more, of particles of known classes, twice the same."""
-    draw = verb(subject, "draws")
-    for n in (COUNTS, (3, 40, 1)) if draw else ():
+    draw = method(subject, "draws")
+    for n in (COUNTS, (3, 40, 1)):
         given = counts(subject, *n)
         asked = draw(dict(given))
         for name, more in asked.items():
@@ -94,8 +95,8 @@ def check_draws(subject: Subject) -> None:
 
 def check_particles(subject: Subject) -> None:
     """The set that it returns has the same shape and classes, every label known."""
-    change = verb(subject, "particles")
-    for n in (COUNTS, (30, 12, 1)) if change else ():
+    change = method(subject, "particles")
+    for n in (COUNTS, (30, 12, 1)):
         given = train(subject, *n)
         try:
             found = change(given, context(subject, given))
@@ -108,27 +109,26 @@ def check_particles(subject: Subject) -> None:
 
 def check_particles_input(subject: Subject) -> None:
     """It changes nothing in the set that it is given."""
-    if change := verb(subject, "particles"):
-        given = train(subject)
-        images, table = given.images(), given.table.copy(deep=True)
-        told = context(subject, given)
-        change(given, told)
-        expect(equal(images, given.images()), "particles: the given images are changed in place")
-        expect(table.equals(given.table), "particles: the given table is changed in place")
+    change = method(subject, "particles")
+    given = train(subject)
+    images, table = given.images(), given.table.copy(deep=True)
+    told = context(subject, given)
+    change(given, told)
+    expect(equal(images, given.images()), "particles: the given images are changed in place")
+    expect(table.equals(given.table), "particles: the given table is changed in place")
 
 
 def check_particles_twice(subject: Subject) -> None:
     """The same set and the same context give the same particles."""
-    if verb(subject, "particles"):
-        one, two = (_changed(subject) for _ in range(2))
-        same = len(one) == len(two) and equal(one.images(), two.images())
-        expect(same and equal(one.labels, two.labels), "particles: not the same when called again")
+    method(subject, "particles")
+    one, two = (_changed(subject) for _ in range(2))
+    same = len(one) == len(two) and equal(one.images(), two.images())
+    expect(same and equal(one.labels, two.labels), "particles: not the same when called again")
 
 
 def check_particles_origin(subject: Subject) -> None:
     """Images that it adds are marked: origin "synthetic", and a lineage that tells of what."""
-    if not verb(subject, "particles"):
-        return
+    method(subject, "particles")
     given = train(subject)
     table = _changed(subject).table
     new = table[~table["digest"].isin(list(given.table["digest"]))]
@@ -139,8 +139,8 @@ def check_particles_origin(subject: Subject) -> None:
 
 def check_sampler(subject: Subject) -> None:
     """It weighs N particles, finite, 0 or more and not all 0, at all times of a run."""
-    sample = verb(subject, "sampler")
-    for n in (COUNTS, (30, 0, 1)) if sample else ():
+    sample = method(subject, "sampler")
+    for n in (COUNTS, (30, 0, 1)):
         labels = train(subject, *n).labels
         before = labels.copy()
         found = sample(labels)
@@ -154,8 +154,8 @@ def check_sampler(subject: Subject) -> None:
 
 def check_factors(subject: Subject) -> None:
     """It gives None, or a finite factor, 0 or more and not all 0, for each of N particles."""
-    factors = verb(subject, "factors")
-    for given in (train(subject), filled(subject)) if factors else ():
+    factors = method(subject, "factors")
+    for given in (train(subject), filled(subject)):
         for name, weights in _weights("factors", factors(given)).items():
             _check_weights(name, weights, len(given))
 

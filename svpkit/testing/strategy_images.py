@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from svpkit.testing.strategy_inputs import batch, counts, equal, near, plain, seeds, verb
+from svpkit.testing.strategy_inputs import (
+    batch,
+    counts,
+    equal,
+    method,
+    near,
+    plain,
+    seeds,
+    verb,
+)
 from svpkit.testing.subject import Failed, Subject, expect
 
 SLACK = 1e-4  # what rounding may add to the grey range
@@ -27,8 +36,8 @@ def live(subject: Subject) -> dict[str, np.ndarray]:
 
 def check_augment(subject: Subject) -> None:
     """Images keep shape, type and the range [-1, 1]; labels stay, or become soft (B, K)."""
-    move = verb(subject, "augment")
-    for n in (12, 1) if move else ():
+    move = method(subject, "augment")
+    for n in (12, 1):
         images, labels, own = batch(subject, n)
         found = _two("augment", move(images, labels, own))
         _check_images("augment", found[0], images)
@@ -40,36 +49,37 @@ def check_augment(subject: Subject) -> None:
 
 def check_augment_input(subject: Subject) -> None:
     """It changes nothing in the batch that it is given."""
-    if move := verb(subject, "augment"):
-        given = batch(subject)
-        kept = [each.clone() for each in given]
-        move(*given)
-        for name, one, other in zip(("images", "labels", "seeds"), kept, given, strict=True):
-            expect(equal(one, other), f"augment: the given {name} are changed in place")
+    move = method(subject, "augment")
+    given = batch(subject)
+    kept = [each.clone() for each in given]
+    move(*given)
+    for name, one, other in zip(("images", "labels", "seeds"), kept, given, strict=True):
+        expect(equal(one, other), f"augment: the given {name} are changed in place")
 
 
 def check_augment_alone(subject: Subject) -> None:
     """Image i is made of image i, label i and seed i alone, whoever shares the batch."""
-    if move := verb(subject, "augment"):
-        given = batch(subject)
-        _check_alone("augment", move(*given)[0], lambda rows: move(*(g[rows] for g in given))[0])
+    move = method(subject, "augment")
+    given = batch(subject)
+    _check_alone("augment", move(*given)[0], lambda rows: move(*(g[rows] for g in given))[0])
 
 
 def check_augment_seed(subject: Subject) -> None:
     """The same seeds give the same images, and other seeds move some of them otherwise."""
-    if move := verb(subject, "augment"):
-        images, labels, own = batch(subject, 32)
-        first, again = (verb(subject, "augment")(images, labels, own)[0] for _ in range(2))
-        same = equal(first, again) and equal(first, move(images, labels, own)[0])
-        expect(same, "augment: the same seeds are expected to give the same images; others came")
-        other = move(images, labels, seeds(subject, 32, "others"))[0]
-        changed = not equal(first, images)
-        expect(not changed or not equal(first, other), "augment: other seeds change nothing")
+    move = method(subject, "augment")
+    images, labels, own = batch(subject, 32)
+    first, again = (verb(subject, "augment")(images, labels, own)[0] for _ in range(2))
+    same = equal(first, again) and equal(first, move(images, labels, own)[0])
+    expect(same, "augment: the same seeds are expected to give the same images; others came")
+    other = move(images, labels, seeds(subject, 32, "others"))[0]
+    changed = not equal(first, images)
+    expect(not changed or not equal(first, other), "augment: other seeds change nothing")
 
 
 def check_mix(subject: Subject) -> None:
     """Mixed images keep shape, type and range, and labels (B, K) sum to 1, from a batch of 1 on."""
-    for n in (12, 2, 1) if verb(subject, "mix") else ():
+    method(subject, "mix")
+    for n in (12, 2, 1):
         given = _pairs(subject, n)
         images, labels = _two("mix", _mixed(subject, given))
         _check_images("mix", images, given[0])
@@ -78,34 +88,32 @@ def check_mix(subject: Subject) -> None:
 
 def check_mix_input(subject: Subject) -> None:
     """It changes nothing in the batch and the partners that it is given."""
-    if verb(subject, "mix"):
-        given = _pairs(subject)
-        kept = [each.clone() for each in given]
-        _mixed(subject, given)
-        names = ("images", "labels", "partners", "partner labels", "seeds")
-        for name, one, other in zip(names, kept, given, strict=True):
-            expect(equal(one, other), f"mix: the given {name} are changed in place")
+    method(subject, "mix")
+    given = _pairs(subject)
+    kept = [each.clone() for each in given]
+    _mixed(subject, given)
+    names = ("images", "labels", "partners", "partner labels", "seeds")
+    for name, one, other in zip(names, kept, given, strict=True):
+        expect(equal(one, other), f"mix: the given {name} are changed in place")
 
 
 def check_mix_alone(subject: Subject) -> None:
     """Sample i is made of sample i, partner i and seed i alone, whoever shares the batch."""
-    if verb(subject, "mix"):
-        given = _pairs(subject)
-        for part in (0, 1):
-            whole = _mixed(subject, given)[part]
-            _check_alone("mix", whole, lambda r, p=part: _mixed(subject, [g[r] for g in given])[p])
+    method(subject, "mix")
+    given = _pairs(subject)
+    for part in (0, 1):
+        whole = _mixed(subject, given)[part]
+        _check_alone("mix", whole, lambda r, p=part: _mixed(subject, [g[r] for g in given])[p])
 
 
 def check_mix_seed(subject: Subject) -> None:
     """The same seeds mix alike, and other seeds mix some of the images otherwise."""
-    if verb(subject, "mix"):
-        given = _pairs(subject, 32)
-        first, again = (_mixed(subject, given)[0] for _ in range(2))
-        expect(
-            equal(first, again), "mix: the same seeds are expected to give the same; others came"
-        )
-        other = _mixed(subject, [*given[:4], seeds(subject, 32, "others")])[0]
-        expect(not equal(first, other), "mix: other seeds change nothing")
+    method(subject, "mix")
+    given = _pairs(subject, 32)
+    first, again = (_mixed(subject, given)[0] for _ in range(2))
+    expect(equal(first, again), "mix: the same seeds are expected to give the same; others came")
+    other = _mixed(subject, [*given[:4], seeds(subject, 32, "others")])[0]
+    expect(not equal(first, other), "mix: other seeds change nothing")
 
 
 def _pairs(subject: Subject, n: int = 12) -> list[Tensor]:

@@ -10,7 +10,7 @@ from svpkit import draws
 from svpkit.classify.context import Context, Priors
 from svpkit.classify.second import Head, Seen
 from svpkit.particles.particleset import ParticleSet, concat
-from svpkit.testing.subject import Failed, Subject
+from svpkit.testing.subject import Failed, NotAsked, Subject
 from svpkit.testing.toys import particles
 
 COUNTS = (24, 9, 5)
@@ -33,6 +33,14 @@ def verb(subject: Subject, name: str) -> Any:
     """Return a method of a new strategy, None where it has none of that name."""
     method = getattr(subject.use(), name, None)
     return method if callable(method) else None
+
+
+def method(subject: Subject, name: str) -> Any:
+    """Return a method of a new strategy; raises NotAsked where it has none of that name."""
+    found = verb(subject, name)
+    if found is None:
+        raise NotAsked(f"it has no {name}")
+    return found
 
 
 def counts(subject: Subject, *n: float) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from svpkit.testing.strategy_inputs import (
     equal,
     head,
     logits,
+    method,
     near,
     plain,
     priors,
@@ -22,7 +23,7 @@ from svpkit.testing.strategy_inputs import (
     soft,
     verb,
 )
-from svpkit.testing.subject import Failed, Subject, expect
+from svpkit.testing.subject import Failed, NotAsked, Subject, expect
 
 TIMES = (0.0, 0.5, 1.0)
 # Training sets: as the toy's, a class of 1 particle, and means over a run, which are no integers.
@@ -45,8 +46,8 @@ def live(subject: Subject) -> dict[str, np.ndarray]:
 
 def check_loss(subject: Subject) -> None:
     """The loss is one finite number with a finite gradient, at all times of the run."""
-    make = verb(subject, "loss")
-    for n in SETS if make else ():
+    make = method(subject, "loss")
+    for n in SETS:
         made = make(counts(subject, *n))
         for time in TIMES:
             x = logits(subject).requires_grad_()
@@ -64,35 +65,35 @@ def check_loss(subject: Subject) -> None:
 
 def check_loss_mean(subject: Subject) -> None:
     """The loss is a mean: the batch in another order, or twice over, gives the same."""
-    if make := verb(subject, "loss"):
-        made, x, y = make(counts(subject)), logits(subject), batch(subject)[1]
-        for time in TIMES:
-            once = _loss(made, x, y, time)
-            turned = _loss(made, x.flip(0), y.flip(0), time)
-            said = f"loss: {once.item():.6g} is expected"
-            expect(near(once, turned), f"{said} in another order, {turned.item():.6g} came")
-            twice = _loss(made, torch.cat([x, x]), torch.cat([y, y]), time)
-            expect(near(once, twice), f"{said} of the batch twice over, {twice.item():.6g} came")
+    make = method(subject, "loss")
+    made, x, y = make(counts(subject)), logits(subject), batch(subject)[1]
+    for time in TIMES:
+        once = _loss(made, x, y, time)
+        turned = _loss(made, x.flip(0), y.flip(0), time)
+        said = f"loss: {once.item():.6g} is expected"
+        expect(near(once, turned), f"{said} in another order, {turned.item():.6g} came")
+        twice = _loss(made, torch.cat([x, x]), torch.cat([y, y]), time)
+        expect(near(once, twice), f"{said} of the batch twice over, {twice.item():.6g} came")
 
 
 def check_loss_far(subject: Subject) -> None:
     """Logits of 100 and more, right or wrong, leave the loss and its gradient finite."""
-    if make := verb(subject, "loss"):
-        made, y = make(counts(subject)), batch(subject)[1]
-        k = len(subject.spec.classes)
-        for sure in (y, (y + 1) % k):
-            x = (100.0 * one_hot(sure, k)).requires_grad_()
-            value = _loss(made, x, y, 1.0)
-            value.backward()
-            right = bool(value.isfinite()) and x.grad is not None and bool(x.grad.isfinite().all())
-            expect(right, f"loss: finite is expected for logits of 100, {value.item()} came")
+    make = method(subject, "loss")
+    made, y = make(counts(subject)), batch(subject)[1]
+    k = len(subject.spec.classes)
+    for sure in (y, (y + 1) % k):
+        x = (100.0 * one_hot(sure, k)).requires_grad_()
+        value = _loss(made, x, y, 1.0)
+        value.backward()
+        right = bool(value.isfinite()) and x.grad is not None and bool(x.grad.isfinite().all())
+        expect(right, f"loss: finite is expected for logits of 100, {value.item()} came")
 
 
 def check_loss_soft(subject: Subject) -> None:
     """It takes labels (B, K), hard ones at the same cost; or it says `soft = False`."""
-    make = verb(subject, "loss")
-    if not make or not getattr(subject.use(), "soft", True):
-        return
+    make = method(subject, "loss")
+    if not getattr(subject.use(), "soft", True):
+        raise NotAsked("soft = False")
     made, x, y = make(counts(subject)), logits(subject), batch(subject)[1]
     for time in TIMES:
         value = _loss(made, x, soft(subject), time)
@@ -107,52 +108,51 @@ def check_loss_soft(subject: Subject) -> None:
 
 def check_prior(subject: Subject) -> None:
     """The prior that a loss says it teaches is (K,) shares, 0 or more, that sum to 1."""
-    make = verb(subject, "loss")
-    for n in SETS if make else ():
-        prior = getattr(make(counts(subject, *n)), "prior", None)
-        if prior is not None:
-            _check_prior("loss", prior, len(n))
+    make = method(subject, "loss")
+    told = [getattr(make(counts(subject, *n)), "prior", None) for n in SETS]
+    if all(prior is None for prior in told):
+        raise NotAsked("its loss names no prior")
+    for prior in (each for each in told if each is not None):
+        _check_prior("loss", prior, len(subject.spec.classes))
 
 
 def check_second_stage(subject: Subject) -> None:
     """The last layer that it returns has the shape of the one before, finite, with a prior."""
-    if again := verb(subject, "second_stage"):
-        before = head(subject)
-        made = again(before, seen(subject), subject.seed)
-        right = all(hasattr(made, name) for name in ("weight", "bias", "prior", "said"))
-        expect(right, f"second_stage: a head is expected, a {type(made).__name__} came")
-        for name in ("weight", "bias"):
-            want, got = getattr(before, name).shape, plain(name, getattr(made, name))
-            expect(got.shape == want, f"second_stage: {name} {want} is expected, {got.shape} came")
-            finite = bool(np.isfinite(got).all())
-            expect(
-                finite, f"second_stage: a finite {name} is expected, {got.ravel()[:1]} came first"
-            )
-        if getattr(subject.use(), "prior_known", True):
-            _check_prior("second_stage", made.prior, len(before.bias))
+    again = method(subject, "second_stage")
+    before = head(subject)
+    made = again(before, seen(subject), subject.seed)
+    right = all(hasattr(made, name) for name in ("weight", "bias", "prior", "said"))
+    expect(right, f"second_stage: a head is expected, a {type(made).__name__} came")
+    for name in ("weight", "bias"):
+        want, got = getattr(before, name).shape, plain(name, getattr(made, name))
+        expect(got.shape == want, f"second_stage: {name} {want} is expected, {got.shape} came")
+        finite = bool(np.isfinite(got).all())
+        expect(finite, f"second_stage: a finite {name} is expected, {got.ravel()[:1]} came first")
+    if getattr(subject.use(), "prior_known", True):
+        _check_prior("second_stage", made.prior, len(before.bias))
 
 
 def check_second_stage_input(subject: Subject) -> None:
     """It changes nothing in the last layer and the features that it is given."""
-    if again := verb(subject, "second_stage"):
-        given, told = head(subject), seen(subject)
-        again(given, told, subject.seed)
-        for name, one, other in _arrays(given, head(subject)) + _arrays(told, seen(subject)):
-            expect(equal(one, other), f"second_stage: the given {name} is changed in place")
+    again = method(subject, "second_stage")
+    given, told = head(subject), seen(subject)
+    again(given, told, subject.seed)
+    for name, one, other in _arrays(given, head(subject)) + _arrays(told, seen(subject)):
+        expect(equal(one, other), f"second_stage: the given {name} is changed in place")
 
 
 def check_second_stage_twice(subject: Subject) -> None:
     """The same seed gives the same last layer."""
-    if verb(subject, "second_stage"):
-        one, two = (_trained(subject) for _ in range(2))
-        same = equal(one.weight, two.weight) and equal(one.bias, two.bias)
-        expect(same, "second_stage: the same seed is expected to give the same; another head came")
+    method(subject, "second_stage")
+    one, two = (_trained(subject) for _ in range(2))
+    same = equal(one.weight, two.weight) and equal(one.bias, two.bias)
+    expect(same, "second_stage: the same seed is expected to give the same; another head came")
 
 
 def check_adjust(subject: Subject) -> None:
     """Adjusted logits are finite floats of the same shape, for no particle too; given ones stay."""
-    adjust = verb(subject, "adjust")
-    for n in (12, 1, 0) if adjust else ():
+    adjust = method(subject, "adjust")
+    for n in (12, 1, 0):
         given = logits(subject, n).numpy()
         found = plain("adjust", adjust(given, priors(subject)))
         expect(equal(given, logits(subject, n)), "adjust: the given logits are changed in place")
@@ -164,20 +164,21 @@ def check_adjust(subject: Subject) -> None:
 
 def check_adjust_rows(subject: Subject) -> None:
     """The order of the particles matters to none of them, and neither does being asked again."""
-    if adjust := verb(subject, "adjust"):
-        given, told = logits(subject).numpy(), priors(subject)
-        found = adjust(given, told)
-        expect(equal(found, adjust(given, told)), "adjust: not the same when called again")
-        turned = adjust(given[::-1].copy(), told)
-        expect(near(found[::-1], turned), "adjust: in another order a particle's logits are others")
+    adjust = method(subject, "adjust")
+    given, told = logits(subject).numpy(), priors(subject)
+    found = adjust(given, told)
+    expect(equal(found, adjust(given, told)), "adjust: not the same when called again")
+    turned = adjust(given[::-1].copy(), told)
+    expect(near(found[::-1], turned), "adjust: in another order a particle's logits are others")
 
 
 def check_adjust_prevalence(subject: Subject) -> None:
     """What says `wants_prevalence = False` adjusts where the mix at work is not stated."""
-    adjust = verb(subject, "adjust")
-    if adjust and not getattr(subject.use(), "wants_prevalence", True):
-        found = plain("adjust", adjust(logits(subject).numpy(), priors(subject, stated=False)))
-        expect(bool(np.isfinite(found).all()), "adjust: finite is expected without a prevalence")
+    adjust = method(subject, "adjust")
+    if getattr(subject.use(), "wants_prevalence", True):
+        raise NotAsked("it wants a prevalence")
+    found = plain("adjust", adjust(logits(subject).numpy(), priors(subject, stated=False)))
+    expect(bool(np.isfinite(found).all()), "adjust: finite is expected without a prevalence")
 
 
 def _loss(made: Any, x: Tensor, y: Tensor, time: float) -> Tensor:

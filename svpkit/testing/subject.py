@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,14 +23,17 @@ class Failed(AssertionError):
     """A check that did not hold, in one line: what was expected, what came."""
 
 
+class NotAsked(Exception):
+    """A check has nothing to look at in this plugin, and why."""
+
+
 @dataclass(frozen=True)
 class Subject:
-    """A plugin on trial: `use` holds it with the trial's options, `spec` the toy images."""
+    """A plugin on trial: `use` holds it with the trial's options."""
 
     plugin: Plugin
     trial: Trial
     use: Use
-    spec: ImageSpec
     seed: int = 0
     kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -46,8 +50,12 @@ class Subject:
         more = tuple(kinds) if plugin.takes_more else ()
         options = check_options(plugin.options, trial.options, plugin.name, more)
         options = located(plugin.options, options, (Path(),), plugin.name)
-        spec = ImageSpec(1, SIZE, CLASSES)
-        return cls(plugin, trial, Use(plugin, options, kinds), spec)
+        return cls(plugin, trial, Use(plugin, options, kinds))
+
+    @property
+    def spec(self) -> ImageSpec:
+        """The toy images: grey, 16 pixels, three classes, or the next that the plugin is for."""
+        return self.once("spec", _taken)
 
     def build(self, spec: ImageSpec | None = None, seed: int | None = None) -> Any:
         """Return what a factory of (spec, *, ...) builds, torch seeded for it as a run does."""
@@ -66,23 +74,24 @@ class Subject:
 class Check:
     """One promise of a plugin: `run` raises Failed where it is broken.
 
+    It returns why there is nothing to check in this plugin, None where there is.
     `spared` is the reason why it cannot hold for this plugin; empty where it has to.
     """
 
     name: str
     about: str
-    run: Callable[[], None]
+    run: Callable[[], str | None]
     spared: str = ""
 
     def outcome(self) -> tuple[str, str]:
-        """Return ("ok", ""), ("FAILED", what came) or ("spared", why)."""
+        """Return ("ok", ""), ("FAILED", what came), ("spared", why) or ("n/a", why)."""
         if self.spared:
             return "spared", self.spared
         try:
-            self.run()
+            idle = self.run()
         except Failed as failure:
             return "FAILED", str(failure).removeprefix(f"{self.name}: ")
-        return "ok", ""
+        return ("n/a", idle) if idle else ("ok", "")
 
 
 def trial_of(plugin: Plugin, **overrides: Any) -> Trial:
@@ -101,15 +110,18 @@ def check_of(function: Callable[[Subject], None], subject: Subject) -> Check:
     name = function.__name__.removeprefix("check_")
     about = (inspect.getdoc(function) or "").splitlines()[0]
 
-    def run() -> None:
+    def run() -> str | None:
         try:
             function(subject)
+        except NotAsked as idle:
+            return str(idle)
         except Failed:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a stranger's plugin raises is a failure
+        except (Exception, SystemExit) as error:  # whatever a stranger's plugin raises is a failure
             kind = "" if isinstance(error, SvpkitError) else f"{type(error).__name__}: "
             said = " ".join(f"{kind}{error}".split())
             raise Failed(f"{name}: {said[:400]}") from error
+        return None
 
     return Check(name, about, run, subject.trial.spared.get(name, ""))
 
@@ -123,6 +135,26 @@ def expect(holds: bool, said: str) -> None:
 def refuses(error: SvpkitError) -> bool:
     """Return True where the plugin itself says no in one line, and did not merely fail."""
     return "\n" not in str(error) and error.__cause__ is None
+
+
+def _taken(subject: Subject) -> ImageSpec:
+    # one for colour alone, for large images or for few classes is right too, where it says so
+    first, *others = (
+        ImageSpec(channels, size, CLASSES[:classes])
+        for classes, size, channels in product((3, 2, 1), (SIZE, 2 * SIZE, 4 * SIZE), (1, 3))
+    )
+    takes_spec = subject.plugin.kind in ("generator", "classifier", "extractor")
+    return next((s for s in (first, *others) if _takes(subject, s)), first) if takes_spec else first
+
+
+def _takes(subject: Subject, spec: ImageSpec) -> bool:
+    try:
+        subject.build(spec)
+    except SvpkitError as error:
+        return not refuses(error)
+    except Exception:  # noqa: BLE001 - a fault, which the checks are to find
+        return True
+    return True
 
 
 _TYPE = "particle_type"

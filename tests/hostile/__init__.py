@@ -1,0 +1,1 @@
+"""Hostile inputs, built by code: nothing of them lies in the repository."""
