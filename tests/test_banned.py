@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from svpkit.safe import load_arrays
+
 REPO = Path(__file__).parents[1]
 CODE = sorted(
     path
