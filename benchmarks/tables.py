@@ -1,4 +1,4 @@
-"""Write the tables of README.md, benchmarks/README.md and recipes/BIG.md from the files in benchmarks/results.
+"""Write the tables of README.md, benchmarks/README.md and recipes/BIG.md from their files.
 
 uv run python benchmarks/tables.py          # rewrite them
 uv run python benchmarks/tables.py --check  # exit 1 when a page is not what the files say
@@ -20,7 +20,7 @@ from svpkit.report import numbers, trial
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", ROOT / "recipes" / "BIG.md")
+PAGES = tuple(ROOT / page for page in ("README.md", "benchmarks/README.md", "recipes/BIG.md"))
 MARK = re.compile(r"(<!-- table: ([\w.:+/-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 SCATTER = """\

@@ -40,7 +40,8 @@ def note(root: Path, name: str, drawn: Iterable[np.ndarray], real: Iterable[Part
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, ValueError) as error:
-        raise SvpkitError(f"{path}: cannot be written ({error})") from None
+        said = getattr(error, "strerror", None) or error
+        raise SvpkitError(f"{path}: cannot be written ({said})") from None
     return len(fresh)
 
 

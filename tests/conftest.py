@@ -1,6 +1,7 @@
 """Options and fixtures that every test may use."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,22 @@ def pytest_collection_modifyitems(config, items):
             for item in items:
                 if name in item.keywords:
                     item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def offline():
+    """No test reaches beyond this machine: other addresses than loopback are refused."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        away = self.family in (socket.AF_INET, socket.AF_INET6)
+        if away and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test wanted to reach {address}")
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -247,7 +247,7 @@ def test_nothing_is_measured_on_drawn_particles(trained, store, tmp_path, monkey
     drawn = pictures(9, 5, origin="synthetic")
     for name in ("test", "val"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"svpkit.classify.score.Split.{name}", lambda self: drawn)
+            patch.setattr(f"svpkit.classify.score.Split.{name}", lambda self, **by: drawn)
             with pytest.raises(SvpkitError, match=rf"{name}: 9 drawn .* 'synthetic-5-0'"):
                 score(tmp_path, params, folder, store / "split-0")
 

@@ -379,6 +379,7 @@ def again(forks, finished):
     return passed(finished)
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_its_folder_is_written_again_is_not_finished(forks, finished):
     points = again(forks, finished)
     some = [

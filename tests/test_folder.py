@@ -298,3 +298,13 @@ def test_real_cells_by_boxes_csv(real_data):
     assert len(rows) == 4886 and not reasons(rows)
     assert len({row["id"] for _, row in rows}) == 4886
     assert all(row["id"].startswith(row["label"] + "/") for _, row in rows)
+
+
+@pytest.mark.parametrize("how", ["up", "whole", "link"])
+def test_the_csv_of_labels_lies_in_the_folder(tmp_path, how):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "secret.csv").write_text("file,label\na.png,oil\n")
+    (tmp_path / "set" / "linked.csv").symlink_to(tmp_path / "secret.csv")
+    named = {"up": "../secret.csv", "whole": str(tmp_path / "secret.csv"), "link": "linked.csv"}
+    with pytest.raises(SvpkitError, match="options.labels: leaves the folder"):
+        read(tmp_path / "set", labels=named[how])

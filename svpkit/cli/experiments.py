@@ -50,7 +50,9 @@ def run(
 
     check_trackers(trackers)
     if processes > 1 and not plan and ranks.LAUNCHED not in os.environ:
-        sys.exit(launch(processes, [sys.executable, "-m", "svpkit", *sys.argv[1:]]))
+        # -P: a module that lies in the working folder stays a file there
+        again = [sys.executable, "-P", "-m", "svpkit", *sys.argv[1:]]
+        sys.exit(launch(processes, again))
 
     experiment = api.experiment(recipe, overrides, data_root=data_root, registry=registry)
     if plan:

@@ -119,6 +119,8 @@ def _rows_of_csv(
 ) -> Iterator[dict[str, Any]]:
     if not (root / labels).is_file():
         raise SvpkitError(f"{root / labels}: options.labels: No such file")
+    if not (root / labels).resolve().is_relative_to(root.resolve()):
+        raise SvpkitError(f"{root / labels}: options.labels: leaves the folder")
     table = tables.read_table(root / labels)
     names = _named_columns(root / labels, list(table.columns), columns)
     where = f"{root / labels}: options.classes"
