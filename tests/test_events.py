@@ -87,7 +87,7 @@ def test_the_end_says_why_it_came(tmp_path):
         return events.read(tmp_path / "e")[-1]
 
     failed = ends(SvpkitError("no room\nat all"))
-    assert (failed["outcome"], failed["why"]) == ("failed", "no room at all")
+    assert (failed["outcome"], failed["why"]) == ("failed", r"no room\nat all")
     assert ends(KeyboardInterrupt())["outcome"] == "interrupted"
 
 

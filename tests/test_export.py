@@ -293,6 +293,7 @@ for folder in map(pathlib.Path, sys.argv[1:]):
 """
 
 
+@pytest.mark.slow
 def test_plain_timm_opens_the_folders_by_the_lines_of_their_pages(tmp_path):
     wanted = {}
     for name, (options, size) in OPENED.items():

@@ -102,6 +102,7 @@ def told(forks, folder, number, steps):
     return forks.wait(pid)
 
 
+@pytest.mark.slow
 def test_a_signal_ends_a_run_with_a_checkpoint_at_the_very_step(forks, toy):
     # 200 steps, a checkpoint every twentieth
     for number, code, steps in ((signal.SIGTERM, 143, 20), (signal.SIGINT, 130, 60)):

@@ -156,6 +156,7 @@ def test_drawn_pictures_put_back_as_data_are_refused(run, svpkit_, place):
     assert code == 2 and "synthetic" in err
 
 
+@pytest.mark.slow
 def test_compare_pairs_runs_on_the_same_particles(run, svpkit_):
     code, _, err = svpkit_(
         "run", "toy.toml", "-o", "name=again", "-o", "seed=1", "-o", "baselines=[]"

@@ -113,6 +113,7 @@ def test_saved_and_loaded_it_draws_the_same(tmp_path):
     assert torch.equal(other.sample(LABELS, SEEDS), net.sample(LABELS, SEEDS))
 
 
+@pytest.mark.slow
 def test_it_walks_in_a_recipe(place):
     registry = discover(files=[place / "blocks.py"])
     run(place / "toy.toml", runs=place / "runs", store=place / "store", registry=registry)
