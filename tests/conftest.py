@@ -10,6 +10,8 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 REPO = Path(__file__).resolve().parents[1]
+# Checks of the conformance kit that start processes of their own: for the packages, slow.
+PROCESSES = ("-fresh_process]", "-two_processes]")
 
 
 def pytest_addoption(parser):
@@ -24,6 +26,11 @@ def pytest_collection_modifyitems(config, items):
             for item in items:
                 if name in item.keywords:
                     item.add_marker(skip)
+    if not config.getoption("--slow"):
+        skip = pytest.mark.skip(reason="starts other processes: run with --slow")
+        for item in items:
+            if "plugins" in item.path.parts and item.name.endswith(PROCESSES):
+                item.add_marker(skip)
 
 
 @pytest.fixture(scope="session", autouse=True)
