@@ -29,7 +29,7 @@ def save(out: Path, step: int, groups: Groups, extra: dict[str, Any]) -> None:
     On disk for good before it has its name: a kill or a power cut at any point leaves this one or
     the one before it whole. `extra` is plain JSON.
     """
-    _sweep(out)
+    sweep(out)
     target = out / f"checkpoint-{step:09d}"
     temporary = out / f".{target.name}.tmp"
     temporary.mkdir(parents=True)
@@ -71,7 +71,7 @@ def clear(out: Path) -> None:
     """Remove every checkpoint of a finished training, the newest last."""
     for folder in _all(out):
         _remove(folder)
-    _sweep(out)
+    sweep(out)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -145,8 +145,8 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _sweep(out: Path) -> None:
-    # what killed runs left: whoever writes here holds the artifact's lock
+def sweep(out: Path) -> None:
+    """Remove what killed runs left in the making; the caller holds the artifact's lock."""
     for left in out.glob(".checkpoint-*"):
         shutil.rmtree(left)
 

@@ -333,6 +333,8 @@ class _Training:
         self._kept = self.at.step
 
     def _resume(self) -> None:
+        # what a kill left in the making, where no later checkpoint sweeps it away
+        ranks.on_main(lambda: checkpoint.sweep(self.out))
         found = checkpoint.load(self.out)
         if found is None:
             return
