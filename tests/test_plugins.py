@@ -574,6 +574,8 @@ def test_check_prints_a_line_for_each_promise(tmp_path, monkeypatch):
     done = svpkit_("plugins", "check", "focal", "--example", tmp_path)
     assert str(done.exception) == "--example: is for a reader, 'focal' is a strategy"
     assert "did you mean 'focal'" in str(svpkit_("plugins", "check", "focl").exception)
+    done = svpkit_("plugins", "check", "flowcam")
+    assert str(done.exception) == "reader 'flowcam' brings no export: --example PATH names one"
 
 
 def test_new_says_what_comes_next(tmp_path):

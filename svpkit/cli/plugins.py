@@ -125,6 +125,8 @@ def check(
             raise SvpkitError(f"--example: is for a reader, '{name}' is a {plugin.kind}")
         reads = None if example is None else lambda folder: example
         trial = trial_of(plugin, options=given_options(given) or None, example=reads)
+        if plugin.kind == "reader" and trial.example is None:
+            raise SvpkitError(f"reader '{name}' brings no export: --example PATH names one")
         tried.append((plugin, checks(plugin, trial)))
     _refuse_strange(only, dict.fromkeys(e.name for _, found in tried for e in found))
     told: list[str] = []

@@ -10,14 +10,12 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
-from svpkit.errors import SvpkitError
 from svpkit.fit import to_float, to_uint8
-from svpkit.hookspecs import ImageSpec
 from svpkit.testing.common import Given
 from svpkit.testing.learning import batch, toys, trained
 from svpkit.testing.processes import check_two_processes
 from svpkit.testing.states import check_state, flat
-from svpkit.testing.subject import CLASSES, NotAsked, Subject, expect, refuses
+from svpkit.testing.subject import NotAsked, Subject, built, expect
 
 ROUNDING = 1e-4
 
@@ -34,21 +32,15 @@ def live(subject: Subject) -> Given:
 
 def check_builds(subject: Subject) -> None:
     """It is built for 1 and 3 channels, 16 and 32 pixels, 2 and 3 classes, or says why not."""
-    for channels, size, classes in ((1, 16, 3), (3, 16, 3), (1, 32, 2), (3, 32, 3)):
-        spec = ImageSpec(channels, size, CLASSES[:classes])
-        said = f"builds: for {channels} x {size} x {size}, {classes} classes"
-        try:
-            model = subject.build(spec)
-        except SvpkitError as error:
-            expect(spec != subject.spec and refuses(error), f"{said}: {error}")
-            continue
+    for spec, said, model in built(subject, fewest=2):
         if not isinstance(model, nn.Module):
             needed = ("fit", "predict_proba", "state", "load_state")
             missing = [n for n in needed if not hasattr(model, n)]
             expect(not missing, f"{said}: it has no {', '.join(missing)}")
             continue
         expect(model.training, f"{said}: it is not in training mode")
-        found, wanted = _says(model.eval(), batch(subject, spec=spec)[0]).shape, (6, classes)
+        found = _says(model.eval(), batch(subject, spec=spec)[0]).shape
+        wanted = (6, len(spec.classes))
         expect(found == wanted, f"{said}: logits are {found}, {wanted} is wanted")
 
 

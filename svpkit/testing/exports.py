@@ -15,7 +15,7 @@ from svpkit.hookspecs import ImageSpec
 from svpkit.options import as_given
 from svpkit.particles.particleset import ParticleSet
 from svpkit.testing.subject import Failed, Subject
-from svpkit.testing.toys import particles
+from svpkit.testing.toys import particles, write
 
 CLASSES = ("bar", "disc", "ring")
 DAMAGES = ("gone", "empty", "cut", "overwritten")
@@ -26,13 +26,7 @@ Found = tuple[Any, dict[str, Any]]
 
 def class_folders(folder: Path) -> Path:
     """Write class folders of PNG files, three of each toy class."""
-    from PIL import Image
-
-    toy = _toy()
-    for i, (image, label) in enumerate(zip(toy.images(), toy.table["label"], strict=True)):
-        (folder / label).mkdir(exist_ok=True)
-        Image.fromarray(image[0]).save(folder / label / f"{i}.png")
-    return folder
+    return write(folder, _toy())
 
 
 def imported(folder: Path) -> Path:

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from svpkit import draws
-from svpkit.errors import SvpkitError
 from svpkit.fit import to_float
 from svpkit.generate.training import check_sample_options, load_generator, save_generator
-from svpkit.hookspecs import ImageSpec
 from svpkit.testing.common import Given
 from svpkit.testing.generator_loss import (
     check_gradients,
@@ -26,7 +24,7 @@ from svpkit.testing.generator_loss import (
 from svpkit.testing.learning import batch, toys, trained
 from svpkit.testing.processes import check_two_processes
 from svpkit.testing.states import check_state, flat
-from svpkit.testing.subject import CLASSES, NotAsked, Subject, expect, refuses
+from svpkit.testing.subject import NotAsked, Subject, built, expect
 
 # An eighth of a grey level: what other sums of the same numbers may come to in a few network calls.
 ROUNDING = 1e-3
@@ -47,14 +45,7 @@ def live(subject: Subject) -> Given:
 
 def check_builds(subject: Subject) -> None:
     """It is built for 1 and 3 channels, 16 and 32 pixels, 1 and 3 classes, or says why not."""
-    for channels, size, classes in ((1, 16, 3), (3, 16, 3), (1, 32, 1), (3, 32, 3)):
-        spec = ImageSpec(channels, size, CLASSES[:classes])
-        said = f"builds: for {channels} x {size} x {size}, {classes} classes"
-        try:
-            model = subject.build(spec)
-        except SvpkitError as error:
-            expect(spec != subject.spec and refuses(error), f"{said}: {error}")
-            continue
+    for _, said, model in built(subject, fewest=1):
         needed = ("fit", "sample", "state", "load_state")
         missing = [n for n in needed if not hasattr(model, n)]
         if isinstance(model, nn.Module):

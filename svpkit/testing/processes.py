@@ -5,7 +5,6 @@ As a program it is one of those processes: it reads jobs.json in the folder that
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from svpkit import ranks
+from svpkit.launch import environment, free_port
 from svpkit.plugins import Registry, discover
 from svpkit.testing.common import Given, difference, live, same
 from svpkit.testing.learning import Looks, learn, toys
@@ -168,10 +168,14 @@ def _told(subject: Subject, folder: Path) -> dict[str, Any]:
 
 def _run(folder: Path, processes: int) -> str:
     # the last line of the first process that failed, or nothing
-    command, port = [sys.executable, "-m", "svpkit.testing.processes", str(folder)], _port()
+    # -P: no module that lies in the working folder
+    command = [sys.executable, "-P", "-m", "svpkit.testing.processes", str(folder)]
+    port = free_port()
     started, texts = [], [folder / f"{rank}.txt" for rank in range(processes)]
     for rank, text in enumerate(texts):
-        env = os.environ | {"PYTHONHASHSEED": "4321"} | _place(rank, processes, port)
+        # a GPU would be shared by both
+        own = {"PYTHONHASHSEED": "4321", "CUDA_VISIBLE_DEVICES": ""}
+        env = os.environ | own | environment(rank, processes, port)
         with text.open("w") as out:
             started.append(subprocess.Popen(command, env=env, stdout=out, stderr=out))
     try:
@@ -184,21 +188,6 @@ def _run(folder: Path, processes: int) -> str:
             process.wait()
     lost = [text.read_text().strip() for text, code in zip(texts, codes, strict=True) if code]
     return next((said.splitlines()[-1][:300] for said in lost if said), "")
-
-
-def _place(rank: int, processes: int, port: int) -> dict[str, str]:
-    # as torch's launcher tells a process which one it is; a GPU would be shared by both
-    return {
-        **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)},
-        **{"LOCAL_WORLD_SIZE": str(processes), "CUDA_VISIBLE_DEVICES": ""},
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-    }
-
-
-def _port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What is checked and how: a plugin with small options, its checks, and a failure in one line."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -135,6 +135,23 @@ def expect(holds: bool, said: str) -> None:
 def refuses(error: SvpkitError) -> bool:
     """Return True where the plugin itself says no in one line, and did not merely fail."""
     return "\n" not in str(error) and error.__cause__ is None
+
+
+def built(subject: Subject, fewest: int) -> Iterator[tuple[ImageSpec, str, Any]]:
+    """Yield what a factory builds for grey and colour, 16 and 32 pixels, `fewest` and 3 classes.
+
+    Each as (spec, how it was asked for, what was built); a spec other than the subject's own that
+    the factory refuses in one line is left out. Raises Failed for any other refusal.
+    """
+    for channels, size, classes in ((1, 16, 3), (3, 16, 3), (1, 32, fewest), (3, 32, 3)):
+        spec = ImageSpec(channels, size, CLASSES[:classes])
+        said = f"builds: for {channels} x {size} x {size}, {classes} classes"
+        try:
+            model = subject.build(spec)
+        except SvpkitError as error:
+            expect(spec != subject.spec and refuses(error), f"{said}: {error}")
+        else:
+            yield spec, said, model
 
 
 def _taken(subject: Subject) -> ImageSpec:

@@ -1,6 +1,7 @@
 """Toy particles that a small model learns in seconds: discs, rings and bars on grey."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -27,6 +28,17 @@ def particles(counts: Mapping[str, int], seed: int, spec: ImageSpec) -> Particle
     shape = (0, spec.channels, spec.size, spec.size)
     pixels = np.stack(images) if images else np.empty(shape, np.uint8)
     return ParticleSet.from_arrays(pixels, labels, spec.classes, um_per_px=0.5)
+
+
+def write(folder: Path, found: ParticleSet) -> Path:
+    """Write the particles of a grey set as class folders of PNG files, for the reader `folder`."""
+    from PIL import Image
+
+    for i, (image, label) in enumerate(zip(found.images(), found.table["label"], strict=True)):
+        path = folder / label / f"{i:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0]).save(path)
+    return folder
 
 
 def optics(

@@ -10,7 +10,7 @@ import pytest
 from forest_toys import CLASSES, particles
 from sklearn.ensemble import RandomForestClassifier
 from svpkit import ImageSpec, ParticleSet, SvpkitError, draws
-from svpkit.testing import parametrize_with_checks
+from svpkit.testing import parametrize_with_checks, toys
 
 import svpkit_forest
 from svpkit_forest import forest
@@ -129,8 +129,8 @@ def test_colour(train):
     spec = ImageSpec(3, 16, CLASSES)
     colour = particles({"disc": 20, "ring": 20, "bar": 20}, channels=3)
     assert fitted(spec, colour).predict_proba(colour.images()).shape == (60, 3)
-    assert np.allclose(described(colour.images(), NAMES)[0], described(
-        colour.images()[:, :1], NAMES)[0])  # fmt: skip
+    grey = colour.images()[:, :1]
+    assert np.allclose(described(np.repeat(grey, 3, 1), NAMES)[0], described(grey, NAMES)[0])
 
 
 def test_grey_descriptors():
@@ -196,24 +196,14 @@ name = "none"
 """
 
 
-def write_images(folder, seed, **counts):
-    from PIL import Image
-
-    found = particles(counts, seed)
-    for i, (image, label) in enumerate(zip(found.images(), found.table["label"], strict=True)):
-        path = folder / label / f"{seed}-{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image[0]).save(path)
-
-
 def test_a_recipe_from_images_to_counts(tmp_path):
     svpkit = pytest.importorskip("svpkit")
     try:
         metadata.version("svpkit-forest")
     except metadata.PackageNotFoundError:
         pytest.skip("svpkit-forest is not installed")
-    write_images(tmp_path / "data", 0, disc=120, ring=60, bar=60)
-    write_images(tmp_path / "test", 1, disc=60, ring=30, bar=30)
+    toys.write(tmp_path / "data", particles(dict(disc=120, ring=60, bar=60), 0))
+    toys.write(tmp_path / "test", particles(dict(disc=60, ring=30, bar=30), 1))
     (tmp_path / "tree.toml").write_text(RECIPE)
     run = svpkit.run(tmp_path / "tree.toml", runs=tmp_path / "runs", store=tmp_path / "store")
     assert run.results["test"]["macro_auprc"]["value"] > 0.95

@@ -75,7 +75,6 @@ def blocks(spec):
 @pytest.fixture
 def place(tmp_path):
     """A folder with toy particles `toy.toml` and `blocks.py`, which its fidelity needs."""
-    from PIL import Image
     from svpkit import ImageSpec
     from svpkit.testing import toys
 
@@ -86,11 +85,7 @@ def place(tmp_path):
     }
     for seed, (name, counts) in enumerate(sets.items()):
         found = toys.particles(counts, seed, ImageSpec(1, 16, classes))
-        rows = zip(found.images(range(len(found))), found.table["label"], strict=True)
-        for i, (image, label) in enumerate(rows):
-            path = tmp_path / name / label / f"{name}-{i:04d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image[0]).save(path)
+        toys.write(tmp_path / name, found)
     (tmp_path / "toy.toml").write_text(RECIPE)
     (tmp_path / "blocks.py").write_text(BLOCKS)
     return tmp_path

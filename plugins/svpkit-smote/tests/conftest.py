@@ -19,6 +19,6 @@ def train():
 @pytest.fixture(scope="session")
 def noisy(train):
     """The same under so much noise that classes are neighbours."""
-    noise = np.random.default_rng(3).normal(0, 60, (len(train), 1, 16, 16))
+    noise = np.random.default_rng(3).normal(0, 120, (len(train), 1, 16, 16))
     images = (train.images() + noise).clip(0, 255).astype(np.uint8)
     return ParticleSet.from_arrays(images, list(train.table["label"]), train.classes)

@@ -13,7 +13,7 @@ from imblearn.over_sampling import ADASYN, SMOTE, SVMSMOTE, BorderlineSMOTE
 from imblearn.under_sampling import EditedNearestNeighbours, TomekLinks
 from smote_toys import CLASSES, particles
 from svpkit import ParticleSet, SvpkitError, draws
-from svpkit.testing import parametrize_with_checks
+from svpkit.testing import parametrize_with_checks, toys
 
 import svpkit_smote
 from svpkit_smote import smote_pixels, tomek
@@ -257,16 +257,6 @@ replicates = 200
 """
 
 
-def write_images(folder, seed, **counts):
-    from PIL import Image
-
-    found = particles(counts, seed)
-    for i, (image, label) in enumerate(zip(found.images(), found.table["label"], strict=True)):
-        path = folder / label / f"{seed}-{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image[0]).save(path)
-
-
 def test_a_recipe(tmp_path):
     import svpkit
 
@@ -274,8 +264,8 @@ def test_a_recipe(tmp_path):
         metadata.version("svpkit-smote")
     except metadata.PackageNotFoundError:
         pytest.skip("svpkit-smote is not installed")
-    write_images(tmp_path / "data", 0, disc=120, ring=50, bar=50)
-    write_images(tmp_path / "test", 1, disc=40, ring=30, bar=30)
+    toys.write(tmp_path / "data", particles(dict(disc=120, ring=50, bar=50), 0))
+    toys.write(tmp_path / "test", particles(dict(disc=40, ring=30, bar=30), 1))
     (tmp_path / "between.toml").write_text(RECIPE)
     run = svpkit.run(tmp_path / "between.toml", runs=tmp_path / "runs", store=tmp_path / "store")
     (model,) = (tmp_path / "store").glob("classifier-*")
