@@ -317,6 +317,21 @@ def shapes(rows: list[dict]) -> str:
     return markdown(["class", *LOOKS, *arms], lines)
 
 
+def slopes(rows: list[dict]) -> str:
+    """Stages against the two largest sets: what one more particle costs, and the time's growth."""
+    lines = []
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        own = sorted((row for row in rows if row["stage"] == stage), key=lambda row: int(row["n"]))
+        less, more = own[-2:]
+        n = int(more["n"]) - int(less["n"])
+        cost = 1e6 * (float(more["peak_mb"]) - float(less["peak_mb"])) / n
+        times = float(more["seconds"]) / float(less["seconds"])
+        far = float(more["peak_mb"]) / 1e3 + cost * (1e8 - int(more["n"])) / 1e9
+        lines.append([stage, f"{cost:.0f}", f"{times:.1f}", f"{far:.0f}"])
+    head = ["stage", "bytes a particle", "times the seconds", "GB at 100 million (arithmetic)"]
+    return markdown(head, lines)
+
+
 LOOKS = ("kid_gap", "coverage", "copy_rate")
 
 
@@ -346,6 +361,7 @@ ROWS = {
     "descriptors": descriptors,
     "strangers": strangers,
     "shapes": shapes,
+    "slopes": slopes,
 }
 SUITES = {
     "gains": gains,
