@@ -364,11 +364,13 @@ def validate(values: Mapping[str, Any], where: str) -> Recipe:
 
 
 def _say(error: Any) -> str:
-    where = [p for p in error["loc"] if not (isinstance(p, str) and _is_type_tag(p))]
+    kind, (*first, last) = error["type"], error["loc"] or ("",)
+    # a key that nobody knows is the user's own, whatever it looks like
+    ends = [last] if kind == "extra_forbidden" or not _is_type_tag(last) else []
+    where = [part for part in first if not _is_type_tag(part)] + ends
     dotted = ""
     for part in where:
         dotted += f"[{part}]" if isinstance(part, int) else f".{part}" if dotted else str(part)
-    kind = error["type"]
     if kind == "extra_forbidden":
         known = _fields_at(where[:-1])
         table = dotted.rpartition(".")[0] or "the top level"
@@ -387,9 +389,10 @@ def _say(error: Any) -> str:
     return f"{dotted}: given {given!r}: {message}{hint.replace(',', '')}"
 
 
-def _is_type_tag(part: str) -> bool:
+def _is_type_tag(part: str | int) -> bool:
     # pydantic names the member of a union that failed, which is no key of the recipe
-    return part in ("float", "int", "str", "constrained-float") or "[" in part
+    tags = ("float", "int", "str", "constrained-float")
+    return isinstance(part, str) and (part in tags or "[" in part)
 
 
 def _fields_at(path: Sequence[str | int]) -> list[str]:

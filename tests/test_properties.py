@@ -177,7 +177,7 @@ READERS = {
     "ecotaxa": (exports.ecotaxa, "*.tsv", lambda path: EcotaxaReader().read(path)),
     "mfi": (exports.mfi, "*.csv", lambda path: MfiReader().read(path, crops="{particle}.png")),
     "flowcam": (_flowcam, "*.lst", lambda path: read_flowcam(path, Options())),
-    "folder": (exports.class_folders, "0.png", lambda path: FolderReader().read(path)),
+    "folder": (exports.class_folders, "00000.png", lambda path: FolderReader().read(path)),
 }
 
 

@@ -44,6 +44,8 @@ def write(folder, text, name="recipe.toml"):
         (SMALL + "[[baselines]]\nname = 'small'", "two arms are called 'small'"),
         (SMALL + "[[baselines]]\nstrategies = ['none']", r"baselines\[0\].name: missing"),
         (SMALL.replace("name =", "nam ="), "nam: unknown key; did you mean 'name'"),
+        (SMALL + '"[" = 1', r"data\.\[: unknown key"),
+        (SMALL + "float = 1", r"data\.float: unknown key"),
         (SMALL.replace("small", "../up"), "name: given '../up'"),
         ("name = ", "cannot be read: "),
         ("extends = 'recipe.toml'", "comes back to itself"),
