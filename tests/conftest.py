@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before torch is loaded: sums are equal to the bit on one thread only.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -17,6 +18,14 @@ PROCESSES = ("-fresh_process]", "-two_processes]")
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes")
     parser.addoption("--gpu", action="store_true", help="run the tests that need a CUDA device")
+
+
+def pytest_configure(config):
+    # few examples, always the same; many more where they are asked for
+    most = 500 if config.getoption("--slow") else 25
+    plain = {"derandomize": True, "deadline": None, "database": None}
+    settings.register_profile("svpkit", max_examples=most, **plain)
+    settings.load_profile("svpkit")
 
 
 def pytest_collection_modifyitems(config, items):

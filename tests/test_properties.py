@@ -1,7 +1,6 @@
 """Junk and mutated files: a value, or one SvpkitError in one line, and nothing else."""
 
 import io
-import sys
 import tomllib
 from pathlib import Path
 
@@ -30,12 +29,6 @@ from svpkit.toml import override, read_toml, to_toml
 
 SCRATCH = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
-
-
-# Few examples, always the same; many more where --slow is asked for.
-settings.register_profile("few", derandomize=True, deadline=None, max_examples=25, database=None)
-settings.register_profile("many", derandomize=True, deadline=None, max_examples=500, database=None)
-settings.load_profile("many" if "--slow" in sys.argv else "few")
 
 
 def one_line(call, *also):
