@@ -171,5 +171,6 @@ def _mlflow(folder: Path, run: str) -> Any:
     from accelerate import tracking
 
     if "MLFLOW_TRACKING_URI" not in os.environ:
-        mlflow.set_tracking_uri(folder.resolve().as_uri())
+        folder.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
     return tracking.MLflowTracker(run)

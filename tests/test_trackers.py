@@ -85,11 +85,13 @@ def test_trackio_reads_what_was_told(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what mlflow uses
 def test_mlflow_reads_what_was_told(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     follow(tmp_path, "mlflow")
-    client = mlflow.MlflowClient((tmp_path / "trackers" / "mlflow").resolve().as_uri())
+    base = (tmp_path / "trackers" / "mlflow" / "mlflow.db").resolve()
+    client = mlflow.MlflowClient(f"sqlite:///{base}")
     (experiment,) = client.search_experiments(filter_string="name = 'tracked'")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.data.metrics["classifier/none/loss"] == 0.75
