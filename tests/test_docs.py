@@ -68,6 +68,19 @@ def test_the_tables_are_those_of_the_results_files(monkeypatch):
     runpy.run_path(str(ROOT / "benchmarks" / "tables.py"), run_name="__main__")
 
 
+def test_no_figure_in_a_sentence_that_no_table_holds():
+    # a coarse net: it catches a figure left standing when its results file was made anew
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    made = re.compile(r"<!-- table:.*?<!-- end -->", re.DOTALL)
+    number = re.compile(r"(?<![\w.])\d*\.\d+(?!\.?\d)")
+    held = [float(n) for n in number.findall(" ".join(made.findall(page)))]
+    for text in number.findall(
+        re.sub(r"```.*?```|`[^`]*`", "", made.sub("", page), flags=re.DOTALL)
+    ):
+        last = 10.0 ** -len(text.partition(".")[2])
+        assert any(abs(n - float(text)) <= last / 2 + 1e-9 for n in held), text
+
+
 @pytest.mark.parametrize("page", ["README.md", "recipes/README.md", "benchmarks/README.md"])
 def test_links_within_the_project_lead_somewhere(page):
     path = ROOT / page
