@@ -3,6 +3,7 @@
 They live and die together: where one fails the others are ended, and a signal reaches them all.
 """
 
+import math
 import os
 import signal
 import socket
@@ -12,11 +13,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import IO, Any
 
 from svpkit.errors import SvpkitError
 from svpkit.ranks import LAUNCHED, LOST
-from svpkit.signals import SIGNALS
+from svpkit.signals import SAME, SIGNALS
 
 # Seconds that processes have to end by themselves once one of them is gone, before they are killed.
 GRACE = 30.0
@@ -67,12 +69,14 @@ def launch(processes: int, command: Sequence[str]) -> int:
     Each takes the GPU of its number where there are GPUs, else a share of the cores. stdin, stdout
     and stderr are those of process 0; of the others the last words are told where one fails, on
     stderr in one line. The code is that of the process to blame (128 + n where signal n killed it),
-    128 + n where this process was told to end by signal n. Raises SvpkitError for more processes
-    than GPUs.
+    128 + n where this process was told to end by signal n: they end in order, however long that
+    takes; told again, those that have not ended within `GRACE` seconds are killed. Raises
+    SvpkitError for more processes than GPUs.
     """
     check(processes)
     port, told = free_port(), []
-    before = {n: signal.signal(n, lambda number, frame: told.append(number)) for n in SIGNALS}
+    hear = _hearing(told)
+    before = {number: signal.signal(number, hear) for number in SIGNALS}
     ranks = []
     try:
         ranks = [_start(k, processes, port, command) for k in range(processes)]
@@ -143,9 +147,21 @@ def _bound() -> Callable[[], None] | None:
     return lambda: call(set_death_signal, signal.SIGTERM)
 
 
+def _hearing(told: list[int]) -> Callable[[int, FrameType | None], None]:
+    last = -math.inf
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        if time.monotonic() - last > SAME:
+            told.append(number)
+        last = time.monotonic()
+
+    return hear
+
+
 def _watch(ranks: Sequence[Rank], told: list[int]) -> int:
     sent, blamed = 0, None
-    while not any(rank.failed for rank in ranks):
+    while sent < 2 and not any(rank.failed for rank in ranks):
         if all(rank.process.poll() == 0 for rank in ranks):
             return 0
         for number in told[sent:]:

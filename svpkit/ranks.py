@@ -21,13 +21,20 @@ LOST = 75
 LAUNCHED = "SVPKIT_LAUNCHED"
 # By what a launcher tells a process that it is not alone.
 _TOLD = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_PLACE = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 # What gloo and NCCL say when a fellow is gone.
 _GONE = ("closed by peer", "reset by peer", "Broken pipe", "gloo", "NCCL", "recvValue failed")
 
 
 def many() -> bool:
-    """Return True inside a launch of several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Return True inside a launch of several processes.
+
+    Raises SvpkitError where WORLD_SIZE is no number.
+    """
+    said = os.environ.get("WORLD_SIZE") or "1"
+    if not said.strip().isdecimal():
+        raise SvpkitError(f"WORLD_SIZE: given {said!r}; it is a launch's number of processes")
+    return int(said) > 1
 
 
 def rank() -> int:
@@ -185,13 +192,21 @@ def alone(lock: Path) -> Iterator[None]:
 
 
 def state() -> Any:
-    """Return accelerate's view of the processes and the device."""
+    """Return accelerate's view of the processes and the device.
+
+    Raises SvpkitError for a process that was told only in part which one it is.
+    """
     import torch
     from accelerate import PartialState
 
     # without `cpu`, processes launched on a machine with no GPU would each believe to be alone
     if not many():
         return PartialState()
+    if missing := [name for name in _PLACE if not os.environ.get(name)]:
+        raise SvpkitError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']} without {', '.join(missing)}: start several "
+            "processes by --processes, torchrun or accelerate launch, or unset it"
+        )
     # the others may wait for hours while the main process reads data
     patient = timedelta(days=7)
     return PartialState(cpu=not torch.cuda.is_available(), timeout=patient)

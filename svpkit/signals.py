@@ -4,11 +4,15 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Seconds in which a signal that comes again is the same one: a scheduler tells every process, and
+# the launcher hands it on.
+SAME = 1.0
 HEARD = b"told to end: a checkpoint is written first (told again, it ends at once)\n"
 
 
@@ -39,12 +43,12 @@ def held() -> Iterator[Callable[[], int]]:
     Yields a function: the number of the signal that came, or 0. Threads other than the main one
     get no signals: there it is always 0.
     """
-    came: list[int] = []
+    came: list[tuple[int, float]] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         if came:
-            end(number)
-        came.append(number)
+            return end(number) if time.monotonic() - came[0][1] > SAME else None
+        came.append((number, time.monotonic()))
         # print() may be in the middle of a line, and the log may be gone
         with contextlib.suppress(OSError):
             os.write(2, HEARD)
@@ -54,10 +58,10 @@ def held() -> Iterator[Callable[[], int]]:
         return
     before = {number: signal.signal(number, note) for number in SIGNALS}
     try:
-        yield lambda: came[0] if came else 0
+        yield lambda: came[0][0] if came else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     if came:
         # after the work looked for the last time: still somebody wants the program to end
-        end(came[0])
+        end(came[0][0])

@@ -5,7 +5,8 @@ import importlib.util
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -54,18 +55,18 @@ def tell_results(found: Mapping[str, Any]) -> None:
 class Trackers:
     """A listener that hands a run's events to trackers; their files lie in `folder`.
 
-    Step is the number of images trained on. `parameters` are the recipe's, flattened.
+    One that fails later on is told no more, with a warning. Raises SvpkitError for one that cannot
+    be started. Step is the number of images trained on. `parameters` are the recipe's, flattened.
     """
 
     def __init__(
         self, names: Sequence[str], folder: Path, run: str, recipe: Mapping[str, Any]
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.trackers = {name: _opened(name, folder, run) for name in dict.fromkeys(names)}
+        values = dict(parameters(recipe))
+        self.trackers = {name: _begun(name, folder, run, values) for name in dict.fromkeys(names)}
         self._step = 0
         self._named: set[str] = set()
-        for tracker in self.trackers.values():
-            tracker.store_init_configuration(dict(parameters(recipe)))
 
     def __call__(self, line: Mapping[str, Any]) -> None:
         """Hand over the numbers of one event, if it has any."""
@@ -79,18 +80,30 @@ class Trackers:
         elif event == events.FIDELITY:
             self._log("fidelity", numbers(line["fidelity"]))
         elif event == events.RUN_ENDED:
-            for tracker in self.trackers.values():
-                tracker.finish()
+            self._each(lambda name, tracker: tracker.finish())
 
     def _log(self, prefix: str, found: Iterator[tuple[str, float]]) -> None:
         values = {f"{prefix}/{name}": value for name, value in found}
-        for name, tracker in self.trackers.items() if values else ():
+
+        def log(name: str, tracker: Any) -> None:
             if name == "wandb":
                 # its own step may never go back, and the next training begins at 0 again
                 self._define(tracker, prefix)
                 tracker.log(values | {f"{prefix}/images": self._step})
             else:
                 tracker.log(values, step=self._step)
+
+        if values:
+            self._each(log)
+
+    def _each(self, tell: Callable[[str, Any], None]) -> None:
+        for name, tracker in tuple(self.trackers.items()):
+            try:
+                tell(name, tracker)
+            except Exception as error:  # noqa: BLE001 - a run is worth more than its curves
+                del self.trackers[name]
+                said = f"--tracker {name}: {_why(error)}; it is told no more, the run goes on"
+                warnings.warn(said, stacklevel=2)
 
     def _define(self, tracker: Any, prefix: str) -> None:
         if prefix not in self._named:
@@ -130,6 +143,19 @@ def tag(label: str) -> str:
 def _is_place(value: Any) -> bool:
     each = value if isinstance(value, list | tuple) else [value]
     return any(isinstance(v, PurePath) or (isinstance(v, str) and os.sep in v) for v in each)
+
+
+def _begun(name: str, folder: Path, run: str, values: dict[str, Any]) -> Any:
+    try:
+        tracker = _opened(name, folder, run)
+        tracker.store_init_configuration(values)
+    except Exception as error:
+        raise SvpkitError(f"--tracker {name}: cannot be started ({_why(error)})") from error
+    return tracker
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _opened(name: str, folder: Path, run: str) -> Any:

@@ -20,6 +20,7 @@ from svpkit import checkpoint, devices, draws
 from svpkit.errors import SvpkitError
 from svpkit.fit import Task, fit
 from svpkit.refusals import refused
+from svpkit.signals import SAME
 from svpkit.store import Store, damaged, stage
 
 
@@ -142,6 +143,9 @@ def test_a_second_signal_ends_at_once(forks, tmp_path):
     started = time.monotonic()
     os.kill(pid, signal.SIGTERM)
     wait_for(lambda: "told again" in (tmp_path / "err").read_text())
+    os.kill(pid, signal.SIGTERM)  # the same one, from a scheduler
+    time.sleep(2 * SAME)
+    assert asleep(pid)
     os.kill(pid, signal.SIGTERM)
     assert forks.wait(pid) == 1 and time.monotonic() - started < 50
     assert checkpoints(tmp_path) == []

@@ -18,6 +18,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from svpkit import launch, ranks
 from svpkit.cli import cli
 from svpkit.errors import SvpkitError
+from svpkit.signals import SAME
 
 REPO = Path(__file__).resolve().parents[1]
 MATE = Path(__file__).with_name("mate.py")
@@ -99,6 +100,28 @@ def test_a_signal_to_the_launcher_reaches_all_and_leaves_a_checkpoint(number, tm
 
 
 @pytest.mark.slow
+def test_told_again_a_process_that_hangs_is_killed(tmp_path):
+    launcher = begin("train", tmp_path)
+    os.kill(pid(tmp_path, 1), signal.SIGSTOP)
+    launcher.send_signal(signal.SIGTERM)
+    time.sleep(2 * SAME)
+    assert launcher.poll() is None  # told once, it waits for them
+    launcher.send_signal(signal.SIGTERM)
+    assert ended(launcher, tmp_path, launch.GRACE + 30)[0] == 143
+
+
+@pytest.mark.slow
+def test_a_signal_that_everyone_is_sent_at_once_is_one(tmp_path):
+    launcher = begin("train", tmp_path)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.1)
+    for number in (pid(tmp_path, 0), pid(tmp_path, 1), launcher.pid):
+        os.kill(number, signal.SIGTERM)
+    assert ended(launcher, tmp_path)[0] == 143
+    assert list((tmp_path / "out").glob("checkpoint-*/state.json"))
+
+
+@pytest.mark.slow
 def test_what_is_shared_out_is_that_of_one_process_to_the_bit(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
@@ -141,6 +164,21 @@ def test_a_launch_in_a_launch_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SvpkitError, match="--processes 4: this is a process of a launch of 2"):
         launch.check(4)
+
+
+@pytest.mark.parametrize("said, names", [("abc", "WORLD_SIZE: given 'abc'"), ("2", "without RANK")])
+def test_a_launch_told_in_part_is_one_line(said, names):
+    unset = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+    env = {k: v for k, v in os.environ.items() if k not in unset} | {"WORLD_SIZE": said}
+    recipe = str(REPO / "recipes" / "quickstart.toml")
+    command = [sys.executable, "-m", "svpkit", "run", recipe, "--plan"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and names in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_an_empty_world_is_one_process(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert not ranks.many() and ranks.size() == 1
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):

@@ -136,6 +136,41 @@ def test_wandb_is_offline_unless_told_and_counts_images_of_its_own(tmp_path, mon
     assert made[0].logged[-1] == "end"
 
 
+class Gone:
+    """A tracker whose server goes away."""
+
+    def __init__(self, calls=0):
+        self.calls = calls
+
+    def store_init_configuration(self, values):
+        self.log(values)
+
+    def log(self, values, step=None):
+        self.calls -= 1
+        if self.calls < 0:
+            raise ConnectionError("server gone")
+
+    def finish(self):
+        self.log({})
+
+
+def test_a_run_goes_on_without_a_tracker_that_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.tracking.TensorBoardTracker", lambda *_, **__: Gone(2))
+    with pytest.warns(UserWarning, match="--tracker tensorboard: server gone; it is told no more"):
+        follow(tmp_path, "tensorboard")
+    told = events.read(tmp_path / events.LOG)
+    assert told[-1]["outcome"] == "done"
+    assert [line["kind"] for line in told if line["event"] == "warning"] == ["UserWarning"]
+
+
+def test_a_tracker_that_cannot_be_started_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.tracking.TensorBoardTracker", lambda *_, **__: Gone())
+    with pytest.raises(
+        SvpkitError, match=r"^--tracker tensorboard: cannot be started \(server gone"
+    ):
+        follow(tmp_path, "tensorboard")
+
+
 def test_what_is_not_there_is_said_before_the_work():
     with pytest.raises(SvpkitError, match="--tracker.*tensorbord.*tensorboard"):
         trackers.check_trackers(["tensorbord"])
