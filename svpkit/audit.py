@@ -1,6 +1,5 @@
 """The labels of a run looked at again: probable errors, with pictures and a CSV to correct."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from svpkit.pipeline import Get, classifier_params
 from svpkit.recipe import validate
 from svpkit.report.audit import Audit, shown, write_page
 from svpkit.report.audit import table as table
+from svpkit.safe import opened, read_json
+from svpkit.shapes import read_run
 from svpkit.store import Artifact, Store, file_digest, root_of, write_json
 
 if TYPE_CHECKING:
@@ -64,11 +65,11 @@ def audit(asked: Asked, registry: "Registry") -> Audit:
     from svpkit.evaluate.audit import check_installed, probable_errors
     from svpkit.keep import note_audit
 
-    check_installed()
-    _refuse_edited(asked.folder)
-    run = json.loads((asked.run / "run.json").read_text())
+    run = read_run(asked.run)
     store = Store(asked.store or root_of(asked.run, run))
     split, experiment = _split(asked, run, store), _experiment(asked, run, registry)
+    check_installed()
+    _refuse_edited(asked.folder)
     planned: list[Artifact] = []
 
     def note(*args: Any, **more: Any) -> Artifact:
@@ -92,7 +93,7 @@ def audit(asked: Asked, registry: "Registry") -> Audit:
 
 
 def _experiment(asked: Asked, run: Mapping[str, Any], registry: "Registry") -> Experiment:
-    recipe = validate(run["recipe"], f"{asked.run / 'run.json'}: recipe")
+    recipe = validate(run.get("recipe", {}), f"{asked.run / 'run.json'}: recipe")
     if asked.images:
         train = recipe.classifier.train.model_copy(update={"images": asked.images})
         named = recipe.classifier.model_copy(update={"train": train})
@@ -101,12 +102,18 @@ def _experiment(asked: Asked, run: Mapping[str, Any], registry: "Registry") -> E
 
 
 def _split(asked: Asked, run: Mapping[str, Any], store: Store) -> Artifact:
-    said = run["artifacts"]["split"]
-    split = Artifact("split", said["key"], store.root / said["name"], "split")
+    said = run["artifacts"].get("split")
+    if said is None:
+        raise SvpkitError(f"{asked.run / 'run.json'}: artifacts.split: missing")
+    split = Artifact("split", said.get("key", ""), store.root / said["name"], "split")
     if not split.made:
         raise SvpkitError(
             f"{split.path}: the run's split is not in this store (--store DIR names another)"
         )
+    with opened(split.path, "a split that cannot be read"):
+        sets = Split.open(split.path)
+        for opens in (sets.train, sets.val):
+            opens()
     return split
 
 
@@ -180,7 +187,7 @@ def _pictures(
     pictures = dict(zip(own.index.tolist(), images, strict=True))
     kept: dict[int, np.ndarray] = {}
     for _, scored in folds:
-        rows = json.loads((scored.path / "worst.json").read_text())
+        rows = read_json(scored.path / "worst.json", list)
         kept |= dict(zip(rows, np.load(scored.path / "worst.npy", allow_pickle=False), strict=True))
     reported = found.loc[fits & tested, "position"]
     return pictures | {int(i): kept[p] for i, p in reported.items() if p in kept}  # type: ignore[arg-type]
@@ -190,7 +197,7 @@ def _refuse_edited(folder: Path) -> None:
     path, record = folder / CSV, folder / RECORD
     if not path.exists():
         return
-    said = json.loads(record.read_text()) if record.is_file() else {}
+    said = read_json(record) if record.is_file() else {}
     # an interrupted audit has written what it meant to put in the place of the one before
     if file_digest(path) not in (said.get("csv"), said.get("csv_before")):
         raise SvpkitError(

@@ -1,19 +1,26 @@
 """Cells of tables that people open in spreadsheets: no text of a stranger becomes a formula."""
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# What a spreadsheet takes for the start of a formula; the mark keeps a text a text.
-_FORMULA, _MARK = ("=", "+", "-", "@", "\t", "\r", "\n", "'"), "'"
+# What a spreadsheet takes for the start of a formula, wide ones of East Asia too; the mark keeps a
+# text a text, and stands for itself before another. Where a comma is the decimal sign, a cell
+# begins behind a semicolon, and behind it no quote of a CSV counts.
+_SIGN, _MARK = "[=+\\-@\uff1d\uff0b\uff0d\uff20']", "'"
+_OPEN = re.compile(rf"\A(?={_SIGN}|[\t\r\n])|(?<=[;\t\r\n])(?={_SIGN})")
+_MARKED = re.compile(rf"\A'(?={_SIGN}|[\t\r\n])|(?<=[;\t\r\n])'(?={_SIGN})")
 
 
 def safe(text: Any) -> str:
-    """Return a cell that no spreadsheet runs: `'` before what would begin a formula."""
-    text = str(text)
-    return _MARK + text if text.startswith(_FORMULA) else text
+    """Return a cell that no spreadsheet runs: `'` before what would begin a formula.
+
+    That is a sign at its start and behind a semicolon, a tab or a line's end.
+    """
+    return _OPEN.sub(_MARK, str(text))
 
 
 def safe_text(text: str) -> str:
@@ -32,7 +39,7 @@ def safe_table(table: "pd.DataFrame") -> "pd.DataFrame":
 
 def unsafe(cell: str) -> str:
     """Return what `safe` was given."""
-    return cell[1:] if cell.startswith(_MARK) and cell[1:].startswith(_FORMULA) else cell
+    return _MARKED.sub("", cell)
 
 
 def _is_number(text: str) -> bool:

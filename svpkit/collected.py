@@ -1,7 +1,6 @@
 """What a data sheet tells, gathered from the artifacts of a run."""
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from svpkit.particles.ingest import QUARANTINE
 from svpkit.particles.particleset import read_manifest
 from svpkit.particles.split import Split
 from svpkit.pipeline import Walked
+from svpkit.safe import read_json
 from svpkit.store import Artifact, Store, read_record
 
 _REASONS = 12
@@ -93,7 +93,7 @@ def _drawn(walked: Walked, known: Mapping[str, Any]) -> Iterator[dict[str, Any]]
             continue
         seen.add(artifact.name)
         made = _made(artifact)
-        said = json.loads((made / "synthetic.json").read_text())
+        said = read_json(made / "synthetic.json")
         record = read_record(made)
         yield {
             "name": name,

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from svpkit.errors import SvpkitError
 from svpkit.evaluate.evidence import compare_frames, read_predictions
-from svpkit.safe import read_json
+from svpkit.safe import opened
+from svpkit.shapes import read_run
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,7 +39,8 @@ def compare_table(first: Path, second: Path) -> "Table":
     """Return two runs as a table: each metric with its interval, and the paired difference."""
     from rich.table import Table
 
-    found = compare_runs(first, second)
+    with opened(f"{first} and {second}", "cannot be compared"):
+        found = compare_runs(first, second)
     names = list(found["arms"])
     table = Table(title=f"{names[1]} against {names[0]}", caption_justify="left")
     for column in ("metric", *names, "difference (95 %)"):
@@ -64,15 +66,9 @@ def _cell(found: dict[str, Any], sign: str = "") -> str:
 
 
 def _seed(run: Path) -> Any:
-    return _record(run)["seed"]
+    return read_run(run).get("seed")
 
 
 def _test(run: Path) -> str:
-    return _record(run)["data"]["test"]
-
-
-def _record(run: Path) -> dict[str, Any]:
-    try:
-        return read_json(run / "run.json")
-    except (OSError, ValueError) as error:
-        raise SvpkitError(f"{run}: no record of a run here ({error})") from None
+    # one that names no data is like no other
+    return read_run(run).get("data", {}).get("test") or str(run)

@@ -10,9 +10,10 @@ from urllib.parse import quote
 from svpkit import auditlog
 from svpkit.errors import SvpkitError
 from svpkit.provenance import SHEET
+from svpkit.safe import check_inside
+from svpkit.shapes import read_run
 from svpkit.store import file_digest, root_of, write_json
 from svpkit.toml import to_toml
-from svpkit.verify import read_json
 
 METADATA = "ro-crate-metadata.json"
 LINES, RECIPE = "audit-lines.jsonl", "recipe.toml"
@@ -42,7 +43,7 @@ def write_crate(run: Path, out: Path, store: Path | None = None) -> int:
     digest. Raises SvpkitError where `out` is not empty and for a file that was changed since the
     run was written.
     """
-    said = read_json(run / "run.json")
+    said = read_run(run)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SvpkitError(f"{out}: already there; name a new folder")
     place = out.with_name(f".{out.name}.tmp")
@@ -69,6 +70,7 @@ def _copied(run: Path, place: Path, said: Mapping[str, Any]) -> Iterator[str]:
             if name in noted:
                 raise SvpkitError(f"{path}: missing (svpkit verify says more)")
             continue
+        check_inside(path, run)
         if name in noted and file_digest(path) != noted[name]:
             raise SvpkitError(
                 f"{path}: changed since the run was written (svpkit verify says more)"
@@ -79,7 +81,7 @@ def _copied(run: Path, place: Path, said: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _made(place: Path, said: Mapping[str, Any], run: Path, store: Path | None) -> Iterator[str]:
-    (place / RECIPE).write_text(to_toml(said["recipe"]) + "\n", encoding="utf-8")
+    (place / RECIPE).write_text(to_toml(said.get("recipe", {})) + "\n", encoding="utf-8")
     yield RECIPE
     root = store or root_of(run, said)
     if lines := [line for line in auditlog.lines(root) if _of(line, said, run.name)]:
@@ -89,7 +91,7 @@ def _made(place: Path, said: Mapping[str, Any], run: Path, store: Path | None) -
 
 
 def _of(line: Mapping[str, Any], said: Mapping[str, Any], name: str) -> bool:
-    names = {each["name"] for each in said["artifacts"].values()}
+    names = [each["name"] for each in said["artifacts"].values()]
     of_run = line.get("run") == name
     return of_run or any(line.get(key) in names for key in ("artifact", "set", "split"))
 
@@ -109,7 +111,7 @@ def _metadata(place: Path, said: Mapping[str, Any], written: list[str]) -> dict[
     root = {
         **about,
         "@type": "Dataset",
-        "name": f"svpkit run: {said['recipe'].get('name', 'run')}",
+        "name": f"svpkit run: {said.get('recipe', {}).get('name', 'run')}",
         "description": "A classifier of particles trained and measured: results, and their origin.",
         "datePublished": said.get("ended") or auditlog.now(),
         "license": {"@id": "#licence"},
@@ -153,7 +155,7 @@ def _action(
 
 
 def _data(said: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for name, digest in said["data"].items():
+    for name, digest in said.get("data", {}).items():
         yield {
             "@id": f"#data-{quote(name)}",
             "@type": "CreativeWork",
@@ -169,7 +171,7 @@ def _software(said: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         "@id": "#svpkit",
         "@type": "SoftwareApplication",
         "name": "svpkit",
-        "softwareVersion": said["svpkit"],
+        "softwareVersion": said.get("svpkit", ""),
         "softwareRequirements": [{"@id": f"#software-{quote(name)}"} for name in versions],
     }
     for name, version in versions.items():

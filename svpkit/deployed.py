@@ -19,6 +19,7 @@ from svpkit.evaluate.thresholds import REJECTED, assign, limits
 from svpkit.keep import read_thresholds, weights_of
 from svpkit.reference import ARRAYS, FORMAT, RECORD
 from svpkit.safe import load_arrays, opened, read_json, read_parquet
+from svpkit.shapes import ModelRecord, shaped
 
 if TYPE_CHECKING:
     from svpkit.plugins import Registry
@@ -66,6 +67,7 @@ class Deployed:
     @classmethod
     def _opened(cls, folder: Path, registry: "Registry") -> "Deployed":
         model = Model.open(folder, registry)
+        shaped(folder / "config.json", ModelRecord)
         limit = thresholds_of(folder, model.classes)
         _check_weights(folder)
         record, arrays = _read(folder)
@@ -151,13 +153,13 @@ def _check_weights(folder: Path) -> None:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    try:
-        record, arrays = read_json(folder / RECORD), load_arrays(folder / ARRAYS)
-    except FileNotFoundError:
+    if not (folder / RECORD).exists():
         raise SvpkitError(
             f"{folder / RECORD}: not here, and new input cannot be held to validation without it: "
             "`svpkit run` of the recipe writes it (suites do not, nor did earlier versions)"
-        ) from None
+        )
+    try:
+        record, arrays = read_json(folder / RECORD), load_arrays(folder / ARRAYS)
     except (OSError, ValueError, SafetensorError) as error:
         raise SvpkitError(f"{folder}: reference that cannot be read ({error})") from None
     if record.get("format") != FORMAT:

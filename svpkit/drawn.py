@@ -12,6 +12,7 @@ import numpy as np
 from svpkit.errors import SvpkitError, unknown
 from svpkit.plugins import Registry, Use
 from svpkit.safe import opened, read_json
+from svpkit.shapes import GeneratorRecord, shaped
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,19 @@ class Drawn:
 def generator_use(folder: Path, registry: Registry) -> Use:
     """Return the plugin and options that a generator's folder names."""
     with opened(folder, "no trained generator here"):
-        config = read_json(folder / "config.json")
+        config = shaped(folder / "config.json", GeneratorRecord)
         given = config["plugin"], config["options"]
         return registry.reopen("generator", *given, f"{folder}: plugin")
+
+
+def _loaded(folder: Path, registry: Registry) -> tuple[Use, Any, list[str]]:
+    """Return a generator's plugin, the trained model and its classes."""
+    from svpkit.generate.training import load_generator
+
+    use = generator_use(folder, registry)
+    with opened(folder, "no trained generator here"):
+        model = load_generator(folder, use)
+        return use, model, read_json(folder / "config.json")["spec"]["classes"]
 
 
 def draw_from(
@@ -42,14 +53,14 @@ def draw_from(
     """
     from svpkit.drawn_index import note, real_of
     from svpkit.generate.drawing import draw, seeds_of
-    from svpkit.generate.training import load_generator
+    from svpkit.options import check_options, options_of
     from svpkit.progress import Progress
     from svpkit.store import file_digest
 
-    classes = json.loads((folder / "config.json").read_text())["spec"]["classes"]
+    _, model, classes = _loaded(folder, registry)
     if label not in classes:
         raise unknown(f"{folder}: class", label, classes)
-    model = load_generator(folder, generator_use(folder, registry))
+    sample = check_options(options_of(model.sample), sample, "recipe.generator.sample")
     labels, seeds = np.full(n, classes.index(label)), seeds_of(seed, label, np.arange(n))
     with Progress(f"drawing {label}", n) as progress:
         images = draw(model, labels, seeds, sample, progress=progress)
@@ -68,22 +79,21 @@ def export_to(
     """
     from svpkit import __version__
     from svpkit.export.folder import new_folder
-    from svpkit.generate.training import load_generator
+    from svpkit.export.pipeline import compared
     from svpkit.keep import weights_of
     from svpkit.store import write_json
 
-    use = generator_use(folder, registry)
-    model = load_generator(folder, use)
+    use, model, classes = _loaded(folder, registry)
     if not hasattr(model, "export"):
         raise SvpkitError(
             f"{folder}: generator '{use.plugin.name}' has no form outside svpkit ('diffusers_unet' "
             "has); its weights are the model.safetensors in there"
         )
-    classes = json.loads((folder / "config.json").read_text())["spec"]["classes"]
     said = {"to": "diffusers", "svpkit": __version__, "classes": classes}
     with new_folder(out, card) as done:
         model.export(done)
-        write_json(done / "export.json", said | {"weights": weights_of(folder)})
+        said |= compared(done, model) | {"weights": weights_of(folder)}
+        write_json(done / "export.json", said)
     return said
 
 

@@ -1,6 +1,5 @@
 """What a walk left in the store, read back for results, reports and people."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from svpkit.evaluate.evidence import classes_of, probabilities, read_predictions
 from svpkit.particles.particleset import ParticleSet
 from svpkit.particles.split import Split
 from svpkit.pipeline import Walked
+from svpkit.safe import read_json
 from svpkit.store import Artifact
 
 GALLERY = 24
@@ -18,14 +18,14 @@ WORST = 24
 
 def read_evidence(walked: Walked) -> dict[str, Any]:
     """Return the evidence of an experiment."""
-    return json.loads((walked.evidence.path / "evidence.json").read_text())
+    return read_json(walked.evidence.path / "evidence.json")
 
 
 def read_calibration(walked: Walked) -> dict[str, Any]:
     """Return the calibrator of the recipe's own arm and its measures, empty where not deployed."""
     if walked.reference is None:
         return {}
-    found = json.loads((walked.reference.path / "reference.json").read_text())
+    found = read_json(walked.reference.path / "reference.json")
     return {name: found[name] for name in ("calibrator", "calibration")}
 
 
@@ -33,7 +33,7 @@ def read_fidelity(walked: Walked) -> dict[str, Any]:
     """Return the fidelity of the drawn particles by class, empty where none were drawn."""
     if walked.fidelity is None:
         return {}
-    return json.loads((walked.fidelity.path / "fidelity.json").read_text())
+    return read_json(walked.fidelity.path / "fidelity.json")
 
 
 def read_copies(walked: Walked) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def read_copies(walked: Walked) -> list[dict[str, Any]]:
         return []
     folder = walked.fidelity.path
     pictures = np.load(folder / "copies.npy", allow_pickle=False)
-    rows = json.loads((folder / "copies.json").read_text())
+    rows = read_json(folder / "copies.json", list)
     pairs = zip(rows, pictures, strict=True)
     return [{**row, "drawn": both[0], "train": both[1]} for row, both in pairs]
 
@@ -51,7 +51,7 @@ def read_selection(walked: Walked, name: str) -> dict[str, Any]:
     """Return what was set aside of a generator's drawn particles, empty where nothing was."""
     sets = next((d for d in walked.drawn.values() if d), {})
     path = sets[name].path / "selection.json" if name in sets else None
-    return json.loads(path.read_text()) if path and path.is_file() else {}
+    return read_json(path) if path and path.is_file() else {}
 
 
 def gallery(split: Split, walked: Walked, experiment: Experiment) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def worst_errors(score: Artifact) -> list[dict[str, Any]]:
     """Return the most confident errors on the test set, with their pictures."""
     table = read_predictions(score.path / "test.parquet")
     pictures = np.load(score.path / "worst.npy", allow_pickle=False)
-    rows = json.loads((score.path / "worst.json").read_text())
+    rows = read_json(score.path / "worst.json", list)
     classes, p = classes_of(table), probabilities(table)
     found = []
     for row, image in list(zip(rows, pictures, strict=True))[:WORST]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from svpkit.errors import SvpkitError, unknown
 from svpkit.particles.particleset import ParticleSet, read_manifest
+from svpkit.safe import read_json
 from svpkit.store import Artifact, Store, stage
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def likeness(asked: Asked, registry: "Registry", store: Path, out: Path) -> dict
     params = seed | {"trained_on": True if asked.train else None}
     judged = kept.get(fidelity, params, seeing, halves, *sets)
     _write(out, judged.path)
-    return json.loads((out / "fidelity.json").read_text())
+    return read_json(out / "fidelity.json")
 
 
 @stage(revision=1)
@@ -207,7 +208,7 @@ def _write(out: Path, judged: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copyfile(judged / name, out / name)
-    rows = json.loads((judged / "copies.json").read_text())
+    rows = read_json(judged / "copies.json", list)
     if not rows:
         (out / "copies.png").unlink(missing_ok=True)
         return

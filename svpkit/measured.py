@@ -1,6 +1,5 @@
 """One cell of a suite, run and measured: a row of its results.csv."""
 
-import json
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from svpkit.bind import Experiment, bind
 from svpkit.errors import SvpkitError
 from svpkit.plugins import Registry
 from svpkit.report.numbers import value
+from svpkit.safe import read_json
 from svpkit.store import Artifact, Stage, Store, read_record
 from svpkit.suite import METRICS, Cell
 
@@ -73,8 +73,8 @@ def _opened(task: Task, experiment: Experiment) -> dict[str, Any]:
 
     places = task.places
     done = api.execute(experiment, runs=places.runs, store=places.store, deploys=False)
-    found = json.loads((done.folder / "results.json").read_text())
-    run = json.loads((done.folder / "run.json").read_text())
+    found = read_json(done.folder / "results.json")
+    run = read_json(done.folder / "run.json")
     row = _scores("test", found["test"]) | _scores("val", found["val"])
     names = [each["name"] for each in run["artifacts"].values()]
     return row | _fidelity(found["fidelity"]) | _cost(places.store, names)
@@ -149,14 +149,14 @@ def _fidelity(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_fidelity(kept: Store) -> dict[str, Any]:
     paths = [a.path / "fidelity.json" for a in kept.used if a.stage == "fidelity"]
-    return json.loads(paths[0].read_text()) if paths else {}
+    return read_json(paths[0]) if paths else {}
 
 
 def _cost(store: Path, names: Sequence[str]) -> dict[str, Any]:
     # of all its stages, as if nothing had been there: what an arm costs, not what was left to do
     def seen(*stages: str) -> int:
         histories = (store / n / "history.json" for n in names if n.rsplit("-", 1)[0] in stages)
-        rows = [json.loads(path.read_text()) for path in histories if path.is_file()]
+        rows = [read_json(path, list) for path in histories if path.is_file()]
         return sum(each[-1]["images"] for each in rows if each)
 
     return {

@@ -1,5 +1,6 @@
 """Files and folders that a recipe names: found under its roots, named by their bytes."""
 
+import errno
 import hashlib
 import os
 import re
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svpkit.errors import SvpkitError, choices
+from svpkit.safe import open_regular
 from svpkit.store import file_digest
 
 
@@ -28,8 +30,17 @@ class Located:
         """Return what an artifact's key holds of it."""
         return {"digest": self.digest}
 
+    def check(self) -> None:
+        """Raise SvpkitError where its bytes are no longer those that the digest is of."""
+        if path_digest(self.path) != self.digest:
+            raise SvpkitError(
+                f"{self.path}: changed before or while it was read; run again when it is at rest"
+            )
+
 
 LONGEST_PATH = 4096
+# Bytes above which holes are looked for; one of so many shares may be written.
+_LARGE, _SHARE, _BLOCK = 2**30, 16, 2**20
 # Names that are devices on Windows, whatever follows a point.
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://|//|\\\\", re.IGNORECASE)
@@ -112,8 +123,46 @@ def path_digest(path: Path) -> str:
     for file in files:
         name = file.name if path.is_file() else file.relative_to(path).as_posix()
         try:
-            content = file_digest(file)
+            content = _holes(file) or file_digest(file)
         except OSError as error:  # the reader will set it aside, with the reason
             content = error.strerror or "unreadable"
         state.update(f"{name}\x1f{content}\x1e".encode())
     return state.hexdigest()
+
+
+def _holes(path: Path) -> str:
+    """Return a digest of what a large file of little but holes holds, and where; "" of others.
+
+    Such a file may claim any size at no cost. No data are kept so; of all others each byte counts.
+    """
+    try:
+        if path.stat().st_size <= _LARGE or not hasattr(os, "SEEK_DATA"):
+            return ""
+        with open_regular(path) as file:
+            return _written(file.fileno(), os.fstat(file.fileno()).st_size)
+    except OSError:
+        return ""
+
+
+def _written(file: int, size: int) -> str:
+    state, at, written = hashlib.sha256(b"%d" % size), 0, 0
+    while (at := _sought(file, at, size, os.SEEK_DATA)) < size:
+        stop = _sought(file, at, size, os.SEEK_HOLE)
+        written += stop - at
+        if written > size // _SHARE:
+            return ""
+        state.update(b"\x1f%d\x1f" % at)
+        while at < stop and (read := os.pread(file, min(_BLOCK, stop - at), at)):
+            state.update(read)
+            at += len(read)
+        at = stop
+    return state.hexdigest()
+
+
+def _sought(file: int, at: int, size: int, what: int) -> int:
+    try:
+        return min(os.lseek(file, at, what), size)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return size  # nothing is written behind it

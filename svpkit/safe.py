@@ -5,10 +5,11 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_JSON = 64 * 2**20
+# Tables within tables of a recipe.
+DEEPEST = 32
+# TOML's whole numbers have 64 bits; Python writes none of thousands of digits.
+MOST_INTEGER = 2**63
 # Of a .safetensors file: bytes of its header, and tensors. The library alone takes 100 MB.
 MOST_HEADER, MOST_TENSORS, MOST_AXES = 16 * 2**20, 10_000, 16
 # Of the header of an .npy file; those of plain arrays have about 100 bytes.
@@ -31,6 +36,10 @@ _BYTES |= {"I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4
 _BYTES |= {"I64": 8, "U64": 8, "F64": 8, "C64": 8}
 _BROKEN = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 _BROKEN += (RecursionError, MemoryError, NotImplementedError, RuntimeError, SafetensorError)
+
+
+class BadFile(SvpkitError, ValueError):
+    """A file that holds no JSON as it is wanted here, or no file at all."""
 
 
 class BadWeights(SvpkitError, SafetensorError):
@@ -49,7 +58,7 @@ def opened(where: Path | str, what: str) -> Iterator[None]:
         raise SvpkitError(f"{where}: {what} ({type(error).__name__}: {said})") from None
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file to read its bytes; never waits. Raises OSError for a pipe, device or folder."""
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -73,18 +82,61 @@ def read_bytes(path: Path, most: int) -> bytes:
     return found
 
 
-def read_json(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
-    """Return the table that a JSON file holds; raises OSError and, for anything else, ValueError.
+def read_json(path: Path, kind: type = dict, most: int = MOST_JSON) -> Any:
+    """Return the table, or the list where `kind` says so, that a JSON file holds.
 
-    Files of more than `most` bytes and values nested too deeply are refused.
+    Raises BadFile for more than `most` bytes, what is nested too deeply, numbers that are none
+    (NaN) and text that is none (half a pair of surrogates).
     """
     try:
-        found = json.loads(read_bytes(path, most))
+        raw = read_bytes(path, most)
+        found = json.loads(raw, parse_constant=_no_number)
+        if b"\\u" in raw:
+            json.dumps(found, ensure_ascii=False).encode()
+        if not isinstance(found, kind):
+            raise ValueError(f"holds a {type(found).__name__}, a {kind.__name__} is wanted")
     except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"holds a {type(found).__name__}, a table is wanted")
+        raise BadFile(f"{path}: cannot be read (nested too deeply)") from None
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+        raise BadFile(f"{path}: cannot be read ({said})") from None
     return found
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def check_plain(values: Any) -> None:
+    """Raise ValueError for more than 32 tables deep, control characters, numbers over 64 bits."""
+    here = [("", values)]
+    for _ in range(DEEPEST):
+        below: list[tuple[str, Any]] = []
+        for key, each in here:
+            inner = [(key, v) for v in each] if isinstance(each, list) else list(each.items())
+            for name, value in inner:
+                _check_one(name, value)
+            below += [(k, v) for k, v in inner if isinstance(v, (dict, list))]
+        here = below
+    if here:
+        raise ValueError(f"nested more than {DEEPEST} deep")
+
+
+def _check_one(name: str, value: Any) -> None:
+    if _has_controls(name) or (isinstance(value, str) and _has_controls(value)):
+        raise ValueError("a control character in a text")
+    if isinstance(value, int) and not -MOST_INTEGER <= value < MOST_INTEGER:
+        raise ValueError(f"{name[:80]}: a whole number of more than 64 bits")
+
+
+def _has_controls(text: str) -> bool:
+    return any((c < " " and c not in "\t\n\r") or "\x7f" <= c < "\xa0" for c in text)
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """Raise SvpkitError for a link out of a folder: a copy would hold what nobody meant to give."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise SvpkitError(f"{path}: a link out of the folder {folder}")
 
 
 def load_tensors(path: Path, wanted: "Mapping[str, Tensor] | None" = None) -> "dict[str, Tensor]":
@@ -120,10 +172,13 @@ def load_array(path: Path) -> "np.ndarray":
     return found
 
 
-def read_parquet(path: Path, rows: int | None = None) -> "pd.DataFrame":
+def read_parquet(
+    path: Path, rows: int | None = None, wanted: Callable[[str], bool] | None = None
+) -> "pd.DataFrame":
     """Return a table; raises OSError, and ValueError for one that has not so many `rows`.
 
-    What it claims is read first: a kilobyte can unfold to a billion rows.
+    Where it is given, `wanted` says by its name whether a column is read. What the file claims is
+    read first: a kilobyte can unfold to a billion rows.
     """
     import pandas as pd
     import pyarrow as pa
@@ -131,12 +186,14 @@ def read_parquet(path: Path, rows: int | None = None) -> "pd.DataFrame":
 
     try:
         with open_regular(path) as file:
-            said = pq.ParquetFile(file).metadata
+            opened = pq.ParquetFile(file)
+            said = opened.metadata
             if rows is not None and said.num_rows != rows:
                 raise ValueError(f"{path.name}: {said.num_rows} rows, {rows} are wanted")
             if said.num_columns > MOST_COLUMNS:
                 raise ValueError(f"{path.name}: {said.num_columns} columns")
-        return pd.read_parquet(path)
+            names = None if wanted is None else [n for n in opened.schema_arrow.names if wanted(n)]
+        return pd.read_parquet(path, columns=names)
     except (pa.ArrowException, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path.name}: {' '.join(str(error).split())[:300]}") from None
 

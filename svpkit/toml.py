@@ -10,11 +10,10 @@ from typing import Any
 
 from svpkit.errors import SvpkitError, nearest
 from svpkit.places import toml_beside
-from svpkit.safe import read_bytes
+from svpkit.safe import DEEPEST, check_plain, read_bytes
 
 MOST_BYTES = 2**20
 MOST_FILES = 16
-DEEPEST = 32
 # One part of a dotted key, as it stands between two points.
 _PART = re.compile(r"""[ \t]*(?:[\w-]{1,200}|"[^"\n]{0,200}"|'[^'\n]{0,200}')[ \t]*""")
 _NEAR = 1000
@@ -32,6 +31,8 @@ def read_toml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         near = nearest(path.name, [p.name for p in islice(path.parent.glob("*.toml"), _NEAR)])
         raise SvpkitError(f"{path}: no such recipe{near}") from None
     except (OSError, ValueError) as error:
+        if path.is_dir():
+            raise SvpkitError(f"{path}: is a folder; a recipe is a .toml file") from None
         said = " ".join(str(error).split())[:300]
         raise SvpkitError(f"{path}: cannot be read: {said}") from None
     base = values.pop("extends", None)
@@ -59,26 +60,8 @@ def parsed(text: str) -> dict[str, Any]:
         values = tomllib.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    _check_depth(values)
+    check_plain(values)
     return values
-
-
-def _check_depth(values: Any) -> None:
-    here = [values]
-    for _ in range(DEEPEST):
-        below: list[Any] = []
-        for each in here:
-            inner = each if isinstance(each, list) else [*each, *each.values()]
-            below += [v for v in inner if isinstance(v, (dict, list))]
-            if any(isinstance(v, str) and _has_controls(v) for v in inner):
-                raise ValueError("a control character in a text")
-        here = below
-    if here:
-        raise ValueError(f"nested more than {DEEPEST} deep")
-
-
-def _has_controls(text: str) -> bool:
-    return any((c < " " and c not in "\t\n\r") or "\x7f" <= c < "\xa0" for c in text)
 
 
 def to_toml(values: Mapping[str, Any], prefix: str = "") -> str:

@@ -26,7 +26,6 @@ ALLOWED = {
     ("svpkit/testing/watch.py", "pickle"): "the conformance kit stops it where a plugin tries",
     ("svpkit/launch.py", "socket"): "processes of one run meet at a local port",
     ("svpkit/launch.py", "ctypes"): "asks the kernel to end a process with the one that began it",
-    ("svpkit/testing/processes.py", "socket"): "asks the system for a free local port",
 }
 
 

@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from toy import CLASSES, images
 
@@ -27,8 +28,8 @@ from svpkit.evaluate.calibration import Calibrator
 from svpkit.export import graph
 from svpkit.export.folder import new_folder
 from svpkit.export.subject import CLOSE, added, hold, subject
+from svpkit.export.timm_folder import _given, write_timm
 from svpkit.export.timm_folder import compare as compare_timm
-from svpkit.export.timm_folder import write_timm
 from svpkit.hookspecs import ImageSpec
 from svpkit.keep import weights_of
 from svpkit.particles.particleset import ParticleSet
@@ -84,7 +85,7 @@ def made(place, plugin="timm", options=SMALL, *, strategies=(), cosine=None, siz
     pixels, labels = images({"disc": 60, "ring": 20, "bar": 20}, size=size)
     ParticleSet.from_arrays(pixels, labels, CLASSES).save(store / "particles-0")
     (store / "split-0").mkdir()
-    split = {"classes": list(CLASSES), "data": "particles-0"}
+    split = {"classes": list(CLASSES), "data": "particles-0", "sets": {}}
     (store / "split-0" / "split.json").write_text(json.dumps(split))
     np.save(store / "split-0" / "val.npy", np.arange(len(pixels)))
     record = {"artifacts": {"split": {"name": "split-0"}}, "generators": {}, "store": str(store)}
@@ -332,6 +333,38 @@ def test_the_standard_resnet_has_timms_own_names(tmp_path):
     np.testing.assert_allclose(found, run.model.logits(pixels), atol=1e-4)
 
 
+def test_the_page_of_a_timm_folder_says_what_image_it_takes(tmp_path, monkeypatch):
+    run, out = made(tmp_path), tmp_path / "out"
+    call(run, "--to", "timm", "--out", out)
+    page = (out / "README.md").read_text()
+    assert "Give it a 16x16 image of mode L, prepared as svpkit does: resampled to 0.5 um" in page
+    assert "divided" not in page
+    monkeypatch.chdir(out)
+    opening, naming = re.findall(r"```python\n(.*?)```", page, re.S)
+    there = {}
+    exec(opening, there)
+    pixels = images({"ring": 1}, seed=5)[0]
+    # a grey picture saved in colour, as instruments do
+    Image.fromarray(pixels[0, 0]).convert("RGB").save("particle.png")
+    with torch.inference_mode():
+        exec(naming, there)
+    np.testing.assert_allclose(there["logits"].numpy(), run.model.logits(pixels), atol=1e-4)
+    Image.fromarray(np.zeros((20, 16), np.uint8)).save("particle.png")
+    with pytest.raises(AssertionError):
+        exec(naming, there)
+
+
+def test_the_page_of_a_timm_folder_names_the_mode_and_the_background(tmp_path):
+    own = subject(made(tmp_path))
+    spec = replace(own.model.spec, channels=3)
+    config = own.model.config | {"intake": {"background": "divide", "um_per_px": None}}
+    own = replace(own, model=replace(own.model, spec=spec, config=config))
+    page = _given(own)
+    assert "16x16 image of mode RGB" in page and 'convert("RGB")' in page
+    assert "divided by its background, which becomes grey 160" in page
+    assert "resampled to" not in page
+
+
 def test_a_changed_file_of_weights_is_found_by_the_difference(tmp_path):
     from svpkit.export.opening import openings
 
@@ -456,13 +489,47 @@ def test_the_generator_opens_as_a_pipeline(tmp_path):
     small = {"channels": [8, 16], "layers": 1, "attention": 1, "groups": 4, "timesteps": 100}
     run, net = with_generator(tmp_path, "diffusers_unet", small)
     out = tmp_path / "out"
-    assert "the generator of ring" in call(run, "--class", "ring", "--out", out)
+    said = call(run, "--class", "ring", "--out", out)
+    assert "the generator of ring" in said and "compared on 8 images of noise" in said
     pipeline = DDPMPipeline.from_pretrained(out, local_files_only=True)
     x, t = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor(7)
     with torch.inference_mode():
         same = torch.equal(pipeline.unet(x, t).sample, net.network.eval()(x, t).sample)
     assert same and (out / "MODEL_CARD.md").is_file() and (out / "SHA256SUMS").is_file()
-    assert json.loads((out / "export.json").read_text())["classes"] == ["ring"]
+    noted = json.loads((out / "export.json").read_text())
+    assert noted["classes"] == ["ring"] and noted["to"] == "diffusers"
+    found = noted["max_abs_difference"]
+    assert found["prediction"] < 1e-5 and found["alphas"] == 0
+    assert noted["images"] == 8 and noted["checked_on"] == "noise" and "torch" in noted["versions"]
+
+
+def _other_weights(folder):
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {"conv_out.bias": tensors["conv_out.bias"] + 1e-3}, path)
+
+
+def _other_noise(folder):
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"beta_end": 0.021}))
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [(_other_weights, "its prediction differ by up to 0.001"), (_other_noise, "its alphas differ")],
+)
+def test_a_pipeline_that_differs_is_not_left_behind(tmp_path, monkeypatch, fault, said):
+    from svpkit.generate.diffusers_unet import DiffusersUNet
+
+    small = {"channels": [8, 16], "layers": 1, "attention": 1, "groups": 4, "timesteps": 100}
+    run, _ = with_generator(tmp_path, "diffusers_unet", small)
+    own, out = DiffusersUNet.export, tmp_path / "out"
+    monkeypatch.setattr(
+        DiffusersUNet, "export", lambda self, place: (own(self, place), fault(place))
+    )
+    with pytest.raises(SvpkitError, match=said):
+        call(run, "--class", "ring", "--out", out)
+    assert left_behind(out) == []
 
 
 def test_our_own_generator_has_no_form_there(tmp_path):

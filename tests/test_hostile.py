@@ -1,6 +1,8 @@
 """Files of strangers: none ends in a traceback, hangs, or writes outside the folder asked for."""
 
 import csv
+import hashlib
+import json
 import os
 import re
 import sys
@@ -14,22 +16,30 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("pipes, devices and limits of memory as Linux has them", allow_module_level=True)
 
-from hostile import models, pictures, recipes, tables
+from hostile import models, pictures, recipes, runs, tables
 from hostile.case import snapshot, tried
+from hypothesis import given
+from hypothesis import strategies as st
 from test_counts_report import counted
 
 import svpkit
-from svpkit.cells import safe_table, safe_text, unsafe
+from svpkit.cells import safe, safe_table, safe_text, unsafe
+from svpkit.drawn_index import real_of
 from svpkit.errors import SvpkitError
 from svpkit.ledger import put
 from svpkit.ledger import read as read_ledger
+from svpkit.particles.fitting import Fit
+from svpkit.particles.ingest import Intake
+from svpkit.particles.split import Split
+from svpkit.places import path_digest
 from svpkit.readers.tables import read_table
 
-ONE = [*tables.cases(), *recipes.cases(), *models.cases()]
+FILES = [*tables.cases(), *recipes.cases(), *models.cases()]
+ONE = [*FILES, *runs.cases()]
 # By default all pictures are tried together, in one command.
 ALONE = pictures.cases()
 # Quick ones of each kind, in every suite.
-QUICK = {case.name for case in [*ONE[::3], *recipes.cases()[::2]]}
+QUICK = {case.name for case in [*FILES[::3], *recipes.cases()[::2], *runs.cases()[::12]]}
 
 
 def read_aside(folder):
@@ -64,7 +74,7 @@ def check(case, place):
 
 def test_there_are_more_than_sixty_and_none_twice():
     names = [case.name for case in [*ONE, *ALONE]]
-    assert len(names) == len(set(names)) > 150
+    assert len(names) == len(set(names)) > 250
 
 
 def test_all_pictures_in_one_folder(place):
@@ -124,11 +134,92 @@ def test_results_of_suites_hold_no_formula(tmp_path):
     assert found["d"] == {k: str(v) for k, v in row.items()}
 
 
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
+@pytest.mark.parametrize("before", ["", "a;", "a\t", "a\n", "a\r\n", ";", "1;2;"])
+def test_no_formula_begins_where_spreadsheets_of_other_countries_part(sign, before, tmp_path):
+    text = f'{before}{sign}HYPERLINK("http://x")'
+    safe_table(pd.DataFrame({"n": [1], "text": [text]})).to_csv(tmp_path / "t.csv", index=False)
+    raw = (tmp_path / "t.csv").read_text("utf-8")
+    # whatever of these it is that parts the cells
+    assert not any(cell.strip('"').startswith(sign) for cell in re.split("[,;\t\r\n]", raw))
+    with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
+        assert [unsafe(row["text"]) for row in csv.DictReader(file)] == [text]
+    assert read_table(tmp_path / "t.csv")["text"].tolist() == [text.strip()]
+
+
+@given(st.text("a'=;-\uff1d\t\n\r@1", max_size=12))
+def test_what_is_marked_is_unmarked(text):
+    assert unsafe(safe(text)) == text
+    assert not re.search("(^|[;\t\r\n])[=+@\uff1d-]", safe(text))
+
+
+def test_digests_of_data_are_of_its_bytes_whatever_room_it_takes(tmp_path):
+    small, full, holes = (tmp_path / name for name in ("small", "full", "holes"))
+    small.write_bytes(b"x" * 5000)
+    full.write_bytes(os.urandom(2**20) * 2)
+    os.truncate(small, 2**24)
+    for path in (small, full):
+        # as it was before holes were looked for: keys of the data of before stay what they were
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        whole = f"{path.name}\x1f{content}\x1e".encode()
+        assert path_digest(path) == hashlib.sha256(whole).hexdigest()
+    seen = set()
+    for at, size in ((0, 2**40), (2**39, 2**40), (2**39 + 2**20, 2**40), (2**39, 2**40 + 1)):
+        holes.unlink(missing_ok=True)
+        with holes.open("wb") as file:
+            file.truncate(size)
+            file.seek(at)
+            file.write(b"x")
+        seen.add(path_digest(holes))
+        assert path_digest(holes) in seen
+    assert len(seen) == 4
+
+
+class Toy:
+    """A plugin's reader that gives a class whatever name it is told to."""
+
+    def read(self, path, *, label: str = "a"):
+        for i in range(4):
+            yield np.full((16, 16), i, np.uint8), {"id": f"{i}", "label": label}
+
+
+@pytest.mark.parametrize("label", ["a\u200b", "a\nb", "\u202ea", "a\x1b[2J"])
+def test_labels_of_any_reader_hold_nothing_hidden(label):
+    intake = Intake(Fit(16, 1), None)
+    assert len(list(intake.blocks(Toy().read(None)))) == 1
+    with pytest.raises(SvpkitError, match="particle '0'.*holds the character U"):
+        list(Intake(Fit(16, 1), None).blocks(Toy().read(None, label=label)))
+
+
 @pytest.mark.parametrize("name", ["x.csv", "x.tsv"])
 def test_a_table_that_is_a_pipe_is_not_waited_for(tmp_path, name):
     os.mkfifo(tmp_path / name)
     with pytest.raises(SvpkitError, match="not a regular file"):
         read_table(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"[" * 100_000,
+        b"[]",
+        b"\xff",
+        b'{"classes": 7}',
+        b'{"data": "../x", "classes": [], "sets": {}}',
+    ],
+)
+def test_a_split_of_a_stranger_is_one_line(raw, tmp_path):
+    (tmp_path / "split.json").write_bytes(raw)
+    with pytest.raises(SvpkitError, match="no split here") as error:
+        Split.open(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_an_artifact_made_from_itself_ends(tmp_path):
+    for name, made_from in (("a-0", "b-0"), ("b-0", "a-0")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "artifact.json").write_text(json.dumps({"inputs": [made_from]}))
+    assert real_of(tmp_path, tmp_path / "a-0") == []
 
 
 PAGES = sorted((Path(svpkit.__file__).parent / "report").glob("*.html.j2"))

@@ -8,6 +8,7 @@ import click
 from svpkit import __version__
 from svpkit.cli.audit import audit
 from svpkit.cli.bench import bench
+from svpkit.cli.common import say
 from svpkit.cli.data import data
 from svpkit.cli.experiments import compare, run, schema, why
 from svpkit.cli.likeness import fidelity
@@ -46,7 +47,7 @@ def cli(
     context.obj.refuse_given()
     if os.environ.get("RANK", "0") == "0":
         for broken in context.obj.broken:
-            click.echo(f"svpkit: {broken}", err=True)
+            say(f"svpkit: {broken}", err=True)
 
 
 for command in (

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from svpkit.legible import legible
+
 Command = Callable[..., Any]
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -28,6 +30,11 @@ def store_option(command: Command) -> Command:
         show_default=True,
         help="Folder of the artifacts.",
     )(command)
+
+
+def say(text: str = "", *, err: bool = False) -> None:
+    """Print to the terminal, with what a stranger's name would order it to do spelt out."""
+    click.echo(legible(text), err=err)
 
 
 def recipe_options(command: Command) -> Command:

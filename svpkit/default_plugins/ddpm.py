@@ -30,12 +30,12 @@ def ddpm(
     architecture: Annotated[
         Literal["reference", "lean"], "reference: the paper's U-Net; lean: far faster on a CPU"
     ] = "reference",
-    width: Annotated[int, Ge(8), MultipleOf(8), "channels at full resolution"] = 64,
+    width: Annotated[int, Ge(8), Le(4096), MultipleOf(8), "channels at full resolution"] = 64,
     mults: Annotated[
-        tuple[Annotated[int, Ge(1)], ...],
+        tuple[Annotated[int, Ge(1), Le(64)], ...],
         "channels of each resolution in widths; empty: 1, 2, 4, 8 (lean: 1, 2, 4)",
     ] = (),
-    blocks: Annotated[int, Ge(1), "residual blocks at each resolution"] = 2,
+    blocks: Annotated[int, Ge(1), Le(64), "residual blocks at each resolution"] = 2,
     timesteps: Annotated[int, Ge(2), Le(10_000), "noise levels T; 500 linear ones end early"] = 500,
     schedule: Annotated[
         Literal["linear", "cosine", "sigmoid"], "how noise grows: betas 1e-4 .. 0.02, or a curve"

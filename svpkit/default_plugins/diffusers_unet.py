@@ -30,11 +30,11 @@ def diffusers_unet(
     spec: ImageSpec,
     *,
     channels: Annotated[
-        tuple[Annotated[int, Ge(8), MultipleOf(8)], ...],
+        tuple[Annotated[int, Ge(8), Le(16_384), MultipleOf(8)], ...],
         MinLen(1),
         "channels of each resolution, the finest first; each halves the side of the one before",
     ] = (64, 128, 256, 512),
-    layers: Annotated[int, Ge(1), "residual blocks at each resolution"] = 2,
+    layers: Annotated[int, Ge(1), Le(64), "residual blocks at each resolution"] = 2,
     attention: Annotated[
         int, Ge(0), "how many of the coarsest resolutions have attention; the middle always has"
     ] = 2,

@@ -8,11 +8,14 @@ from annotated_types import Gt
 
 from svpkit import SvpkitError, hookimpl, tried
 from svpkit.errors import unknown
+from svpkit.legible import checked
 from svpkit.readers import tables
 from svpkit.readers.pictures import SUFFIXES, decode
 
 NAMES = ("file", "id", "label", "group", "source", "um_per_px", "ecd_um")
-_OURS = (*NAMES, "origin", "lineage", "digest", "hash", "note")
+_OURS = (*NAMES, "origin", "lineage", "digest", "hash", "read_mark", "note")
+# Each `**` is tried below each folder that the one before it finds.
+LONGEST_PATTERN, MOST_DEEP = 200, 2
 
 Found = tuple[Any, dict[str, Any]]
 
@@ -92,10 +95,15 @@ class FolderReader:
 def _rows_of_folders(
     root: Path, pattern: str, classes: list[str] | None
 ) -> Iterator[dict[str, Any]]:
+    where = f"{root}: options.pattern"
+    if len(pattern) > LONGEST_PATTERN:
+        raise SvpkitError(f"{where}: {len(pattern)} characters, up to {LONGEST_PATTERN} are read")
+    if pattern.count("**") > MOST_DEEP:
+        raise SvpkitError(f"{where}: '**' stands {pattern.count('**')} times, {MOST_DEEP} will do")
     try:
         found = [f for f in root.glob(pattern) if f.suffix.lower() in SUFFIXES]
-    except (ValueError, NotImplementedError) as error:
-        raise SvpkitError(f"{root}: options.pattern: {error}") from None
+    except (ValueError, NotImplementedError, RecursionError) as error:
+        raise SvpkitError(f"{where}: {error}") from None
     files = [f.relative_to(root) for f in found]
     files = [f for f in files if not any(part.startswith(".") for part in f.parts)]
     known = sorted({f.parts[0] for f in files if len(f.parts) > 1})
@@ -103,6 +111,8 @@ def _rows_of_folders(
         if name not in known:
             raise unknown(f"{root}: options.classes", name, known)
     rank = {name: i for i, name in enumerate(classes or known)}
+    for name in classes or known:
+        checked(name, root)
     rows = [_folder_row(f) for f in files]
     for row in sorted(rows, key=lambda row: (rank.get(row["label"], -1), row["file"])):
         if not classes or row["label"] in rank:
@@ -137,6 +147,7 @@ def _rows_of_csv(
         row = {"label": "", **more, **given}
         row |= {k: _number(row[k]) for k in ("um_per_px", "ecd_um") if k in row}
         if not classes or row["label"] in classes:
+            checked(row["label"], root / labels)
             yield row
 
 
@@ -189,13 +200,16 @@ def _locate(root: Path, whole: Path, name: str, label: str) -> str:
     if not name:
         raise SvpkitError("no file is named")
     slashed = name.replace("\\", "/")
+    why = "no such file"
     for inside in (name, Path(label, name), slashed, Path(label, slashed)):
         target = (root / inside).resolve()
         if Path(slashed).is_absolute() or not target.is_relative_to(whole):
             raise SvpkitError("leaves the folder")
         if target.is_file():
             return Path(inside).as_posix()
-    raise SvpkitError("no such file")
+        if target.exists():
+            why = "not a regular file"
+    raise SvpkitError(why)
 
 
 @hookimpl

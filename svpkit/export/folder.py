@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from svpkit.errors import SvpkitError
+from svpkit.safe import check_inside
 from svpkit.store import file_digest
 
 CARD, DIGESTS = "MODEL_CARD.md", "SHA256SUMS"
@@ -21,13 +22,12 @@ def new_folder(out: Path, card: Path | None = None) -> Iterator[Path]:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SvpkitError(f"{out}: exists already; name a new folder to export to")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # beside it: on the same disk, so that the name changes at once
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as place:
+    with _beside(out) as place:
         done = Path(place) / "done"
         done.mkdir()
         yield done
         if card is not None and card.is_file():
+            check_inside(card, card.parent)
             shutil.copyfile(card, done / CARD)
         _write_digests(done)
         try:
@@ -35,6 +35,15 @@ def new_folder(out: Path, card: Path | None = None) -> Iterator[Path]:
             done.rename(out)
         except OSError as error:
             raise SvpkitError(f"{out}: cannot be written ({error.strerror})") from None
+
+
+def _beside(out: Path) -> tempfile.TemporaryDirectory[str]:
+    # beside it: on the same disk, so that the name changes at once
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-")
+    except OSError as error:
+        raise SvpkitError(f"{out}: cannot be written ({error.strerror})") from None
 
 
 def _write_digests(folder: Path) -> None:

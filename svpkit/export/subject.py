@@ -1,21 +1,21 @@
 """What is exported of a run: its classifier, what follows it, and images to check the copy on."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from svpkit import __version__
-from svpkit.classify.model import Model, read_config, softmax
+from svpkit.classify.model import Model, softmax
 from svpkit.errors import SvpkitError
 from svpkit.evaluate.calibration import Calibrator
 from svpkit.keep import read_thresholds, weights_of
 from svpkit.particles.split import Split
 from svpkit.reference import RECORD
+from svpkit.safe import opened, read_json, read_parquet
+from svpkit.shapes import ModelRecord, read_run, shaped
 from svpkit.store import root_of
 
 if TYPE_CHECKING:
@@ -77,8 +77,13 @@ class Subject:
 
 def subject(run: "Run") -> Subject:
     """Open what a run deploys; raises SvpkitError where its weights are not those of the run."""
+    with opened(run.folder, "a run that cannot be exported"):
+        return _opened(run)
+
+
+def _opened(run: "Run") -> Subject:
     folder = run.folder / "model"
-    noted = read_config(folder).get("digests")
+    noted = shaped(folder / "config.json", ModelRecord).get("digests")
     if noted is not None and noted != weights_of(folder):
         raise SvpkitError(f"{folder}: these weights are not those that the run wrote (SHA-256)")
     model = Model.open(folder, run.registry)
@@ -132,7 +137,7 @@ def hold(found: dict[str, float], limited: tuple[str, ...], what: str) -> None:
 
 
 def _images(run: "Run", model: Model) -> tuple[np.ndarray, str, np.ndarray | None]:
-    record = json.loads((run.folder / "run.json").read_text())
+    record = read_run(run.folder)
     made = record["artifacts"].get("split")
     path = None if made is None else (run.store or root_of(run.folder, record)) / made["name"]
     val = Split.open(path).val() if path is not None and path.is_dir() else None
@@ -157,7 +162,7 @@ def _as_recorded(folder: Path, model: Model, rows: np.ndarray, logits: np.ndarra
     path = folder / "val.parquet"
     if not path.is_file():
         return
-    table = pd.read_parquet(path, columns=[f"logit_{name}" for name in model.classes])
+    table = read_parquet(path)[[f"logit_{name}" for name in model.classes]]
     if rows[-1] >= len(table):
         raise SvpkitError(f"{path}: has fewer particles than the run's validation set")
     there = softmax(table.to_numpy(np.float32)[rows])
@@ -173,4 +178,4 @@ def _calibrator(folder: Path) -> Calibrator | None:
     path = folder / RECORD
     if not path.is_file():
         return None
-    return Calibrator.from_json(json.loads(path.read_text())["calibrator"])
+    return Calibrator.from_json(read_json(path)["calibrator"])

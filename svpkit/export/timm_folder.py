@@ -17,6 +17,7 @@ from svpkit.export.folder import new_folder
 from svpkit.export.opening import Opening, openings
 from svpkit.export.subject import CLOSE, Subject, differences, hold
 from svpkit.fit import to_float
+from svpkit.particles.fitting import FIELD
 from svpkit.store import plain, write_json
 
 WEIGHTS = "model.safetensors"
@@ -129,9 +130,31 @@ def _page(opening: Opening, subject: Subject) -> str:
         f"```python\n{opening.lines(WEIGHTS)}"
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n"
         f"```\n{short if opening.plain else ''}\n"
-        "`transform` takes an image of PIL; what it does is pixels / 127.5 - 1. The network gives "
-        "logits: `svpkit` in config.json holds what is added to them for the class mix that the "
-        "recipe states, the calibrator and the thresholds.\n\n"
+        f"{_given(subject)}\n"
+        "`transform` is pixels / 127.5 - 1. The network gives logits: `svpkit` in config.json "
+        "holds what is added to them for the class mix that the recipe states, the calibrator and "
+        "the thresholds.\n\n"
         f"Classes, in this order: {', '.join(subject.model.classes)}.\n\n"
         "export.json says how far the logits are from svpkit's own.\n"
+    )
+
+
+def _given(subject: Subject) -> str:
+    spec, intake = subject.model.spec, subject.model.config.get("intake", {})
+    side, mode = f"{spec.size}x{spec.size}", "L" if spec.channels == 1 else "RGB"
+    steps = [
+        f"resampled to {intake['um_per_px']:g} um a pixel" if intake.get("um_per_px") else "",
+        f"a smaller crop padded to {side} with the median of its border, a larger one shrunk to "
+        "it and never stretched",
+        f"divided by its background, which becomes grey {FIELD:g}"
+        if intake.get("background") == "divide"
+        else "",
+    ]
+    return (
+        f"Give it a {side} image of mode {mode}, prepared as svpkit does: "
+        f"{'; '.join(step for step in steps if step)}. Any other mode fails, and any other "
+        "size is resized and cut by timm.\n\n"
+        f'```python\nfrom PIL import Image\n\nimage = Image.open("particle.png").convert("{mode}")'
+        f"\nassert image.size == ({spec.size}, {spec.size})\n"
+        "logits = model(transform(image)[None])\n```\n"
     )

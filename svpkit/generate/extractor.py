@@ -1,6 +1,5 @@
 """A small network trained on real particles, then frozen, to compare images in its terms."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from svpkit.generate.given import Given, load_given, save_given
 from svpkit.particles.particleset import ParticleSet, batches
 from svpkit.particles.split import Split
 from svpkit.plugins import Use
-from svpkit.safe import load_tensors
+from svpkit.safe import load_tensors, read_json
 from svpkit.store import file_digest, stage, write_json
 
 FEATURES = 64
@@ -119,7 +118,7 @@ def load_extractor(folder: Path, use: Use | None = None) -> Seeing:
 
     Raises SvpkitError for one of a plugin that `use` is not.
     """
-    said = json.loads((folder / "extractor.json").read_text())
+    said = read_json(folder / "extractor.json")
     if "plugin" in said:
         return load_given(folder, use, said).to(devices.device()).eval()
     if "model" in said:

@@ -1,6 +1,5 @@
 """How far drawn particles are from real ones that their generator has not seen."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from svpkit.generate.verdict import verdict, words
 from svpkit.particles.describe import background
 from svpkit.particles.particleset import ParticleSet, concat
 from svpkit.particles.split import Split
+from svpkit.safe import read_json
 from svpkit.store import stage, write_json
 
 LARGEST, FEWEST = 500, 8
@@ -71,7 +71,7 @@ def fidelity(
     train = sets.pop(0) if params.get("trained_on") else opened.train()
     drawn, val = concat(sets), opened.val()
     known = params.get("trained_on", False) is not None
-    digest = json.loads((extractor / "extractor.json").read_text())["digest"]
+    digest = read_json(extractor / "extractor.json")["digest"]
     images = {name: val.of(name).images() for name in val.classes}
     owned = {"train": units_of(train), "val": units_of(val)}
 

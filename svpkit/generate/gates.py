@@ -1,11 +1,11 @@
 """Gates: what a drawn set must measure up to before a classifier may see it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from svpkit.errors import SvpkitError
+from svpkit.safe import read_json
 from svpkit.store import stage, write_json
 
 # Measures that a gate may limit from above, by their absolute value, and from below.
@@ -29,7 +29,7 @@ def gate(out: Path, params: Mapping[str, Any], fidelity: Path) -> None:
     Raises SvpkitError for a class that fails one, or that could not be measured: what cannot be
     judged does not pass.
     """
-    found = json.loads((fidelity / "fidelity.json").read_text())
+    found = read_json(fidelity / "fidelity.json")
     failed = [line for name, row in found.items() for line in failures(name, row, params["gates"])]
     if failed:
         raise SvpkitError(

@@ -1,6 +1,5 @@
 """Which drawn images to keep: the likeliest of their class, the densest, or the most diverse."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from svpkit.generate.extractor import Extractor, features, load_extractor
 from svpkit.generate.manifold import radii
 from svpkit.particles.particleset import ParticleSet, batches
 from svpkit.particles.split import Split
+from svpkit.safe import read_json
 from svpkit.store import stage, write_json
 
 BLOCK = 512
@@ -160,7 +160,7 @@ def _nearest(a: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _wanted(path: Path, counts: Mapping[str, int]) -> dict[str, int]:
-    keep = json.loads(path.read_text())["wanted"]
+    keep = read_json(path)["wanted"]
     for name, n in keep.items():
         if name not in counts:
             raise unknown(f"{path}: wanted", name, counts)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Gt
 
 from svpkit.errors import SvpkitError, unknown
+from svpkit.legible import checked
 from svpkit.readers.exports import capped, cells, early, neutral, number, picture, refuse_outside
 
 STATUSES = ("validated", "predicted", "dubious")
@@ -218,7 +219,8 @@ def _objects(
 def _label(record: Record, wanted: Wanted) -> str:
     status = record.get("object_annotation_status")
     counts = status is None or status.lower() in wanted.status
-    return record.get("object_annotation_category", "") if counts else ""
+    label = record.get("object_annotation_category", "") if counts else ""
+    return checked(label, "object_annotation_category")
 
 
 def _said(run: str, record: Record, wanted: Wanted) -> dict[str, Any]:

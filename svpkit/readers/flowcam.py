@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from svpkit.errors import SvpkitError
+from svpkit.legible import checked
 from svpkit.readers import flowcam_files as files
 from svpkit.readers import flowcam_tiles as tiles
 from svpkit.readers.flowcam_runs import Run, runs_of
@@ -180,7 +181,7 @@ class _Reading:
             return self.labels.find(
                 run, name, values.get("image_id", ""), f"{self.run.stem}_{name}"
             )
-        return self.classes.get(int(self.index.ids[i]), "")
+        return checked(self.classes.get(int(self.index.ids[i]), ""), self.run.name)
 
 
 def _number(text: str) -> float:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from svpkit.errors import SvpkitError, unknown
+from svpkit.legible import checked
 from svpkit.readers import tables
 
 # The names that are looked for where none is given; the first that is there is taken.
@@ -108,7 +109,7 @@ def read_labels(
 def _collect(path: Path, runs: Any, keys: Any, labels: Any) -> dict[Key, str]:
     found: dict[Key, str] = {}
     for run, key, label in zip(runs, keys, labels, strict=True):
-        if label and found.setdefault((run, same(key)), label) != label:
+        if label and found.setdefault((run, same(key)), checked(label, path)) != label:
             both = f"'{found[run, same(key)]}' and '{label}'"
             where = f" of run '{run}'" if run else ""
             raise SvpkitError(f"{path}: two labels for '{key}'{where}: {both}")

@@ -199,9 +199,9 @@ _FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "noise": (lambda: np.random.default_rng(0).bytes(5000), "cannot be read"),
 }
 _THINGS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a folder called x.png": (lambda p: p.mkdir(), "no such file"),
-    "a pipe": (lambda p: os.mkfifo(p), "no such file"),
-    "a socket": (_socket, "no such file"),
+    "a folder called x.png": (lambda p: p.mkdir(), "not a regular file"),
+    "a pipe": (lambda p: os.mkfifo(p), "not a regular file"),
+    "a socket": (_socket, "not a regular file"),
     "a link to a device": (lambda p: p.symlink_to("/dev/zero"), "leaves the folder"),
     "a link that leads nowhere": (lambda p: p.symlink_to("nothing.png"), "no such file"),
     "a link to itself": (lambda p: p.symlink_to(p.name), "cannot be read|no such file|loop"),

@@ -79,6 +79,20 @@ def _text(text: str, said: str) -> tuple[Callable[[Path], list[str]], str]:
     return partial(run, text=text), said
 
 
+def _sparse(folder: Path) -> list[str]:
+    # a file that claims a terabyte and takes no room
+    arguments = run(folder, GOOD)
+    big = next((folder / "data").iterdir()) / "big.png"
+    big.touch()
+    os.truncate(big, 2**40)
+    return arguments
+
+
+def _network(plugin: str, options: str) -> str:
+    return GOOD + f'[generator]\nclasses = ["a"]\nplugin = "{plugin}"\noptions = {{ {options} }}\n'
+
+
+_HEX = "0x" + "f" * 9000
 _GRID = "\n".join(f'"classifier.train.k{i}" = {list(range(30))}' for i in range(9))
 _CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "recipe of no byte": _text("", "missing"),
@@ -97,6 +111,30 @@ _CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "tables 40 deep": _text("x = " + "{a = " * 40 + "1" + "}" * 40, "deep"),
     "number of 100,000 digits": _text("seed = " + "9" * 100_000, "cannot be read"),
     "seed of 10**30": _text(f"seed = {10**30}\n" + GOOD, "seed"),
+    "seed of 9,000 hexadecimal digits": _text(f"seed = {_HEX}\n" + GOOD, "seed: .*64 bits"),
+    "seed of 2**63": _text(f"seed = {2**63}\n" + GOOD, "seed: .*64 bits"),
+    "option of 9,000 hexadecimal digits": _text(
+        _network("ddpm", f"width = {_HEX}"), "width: .*64 bits"
+    ),
+    "list of 9,000 hexadecimal digits": _text(_network("ddpm", f"mults = [1, {_HEX}]"), "64 bits"),
+    "override of 9,000 hexadecimal digits": (
+        lambda f: run(f, GOOD, "-o", f"seed={_HEX}"),
+        "seed: ",
+    ),
+    "generator of 10**9 channels": _text(_network("ddpm", f"width = {10**9}"), "width"),
+    "generator of 10**9 widths": _text(_network("ddpm", f"mults = [{10**9}]"), "mults"),
+    "generator of 10**9 blocks": _text(_network("ddpm", f"blocks = {10**9}"), "blocks"),
+    "U-Net of 10**9 channels": _text(
+        _network("diffusers_unet", f"channels = [{8 * 10**8}]"), "channels"
+    ),
+    "U-Net of 10**9 layers": _text(_network("diffusers_unet", f"layers = {10**9}"), "layers"),
+    "pattern of 300 folders": _text(
+        GOOD + f'options = {{ pattern = "{"**/*/" * 300}" }}', "pattern: .*200"
+    ),
+    "pattern of 30 folders": _text(
+        GOOD + f'options = {{ pattern = "{"**/*/" * 30}*" }}', "pattern: .*'\\*\\*'"
+    ),
+    "data of a terabyte of nothing": (_sparse, ""),
     "size of 10**9": _text(_swap("size = 16", f"size = {10**9}"), "data.size"),
     "images of 10**30": _text(GOOD + f"[classifier]\ntrain = {{ images = {10**30} }}", "images"),
     "rate of NaN": _text(GOOD + "[classifier]\ntrain = { lr = nan }", "lr"),
