@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from svpkit.bind import Experiment, bind
-from svpkit.errors import SvpkitError, unknown
+from svpkit.errors import MOST, SvpkitError, choices, nearest, unknown
+from svpkit.legible import legible
 from svpkit.plugins import Registry, Use, discover
 from svpkit.recipe import Recipe, validate
 from svpkit.recipe import load as load_recipe
 from svpkit.safe import opened, read_json
+from svpkit.shapes import read_run
 from svpkit.store import damaged, file_digest, root_of
-from svpkit.toml import override
+from svpkit.toml import override, read_toml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +87,7 @@ class Run:
     @property
     def results(self) -> dict[str, Any]:
         """The content of results.json."""
-        return _record(self.folder / "results.json")
+        return read_json(self.folder / "results.json")
 
     @property
     def predictions(self) -> "pd.DataFrame":
@@ -138,7 +140,8 @@ class Run:
         """Draw n particles of a class, with the record of what drew them."""
         from svpkit.drawn import draw_from
 
-        sample = self._record["recipe"]["generator"]["sample"]
+        with opened(self.folder / "run.json", "names no generator"):
+            sample = dict(self._record["recipe"]["generator"]["sample"])
         return draw_from(self.generator(label), self.registry, label, n, seed, sample)
 
     def export(
@@ -173,7 +176,9 @@ class Run:
     def generator(self, label: str) -> Path:
         """Return the folder of the generator that draws a class; raises SvpkitError without one."""
         record = self._record
-        found = {c: g["artifact"] for g in record["generators"].values() for c in g["classes"]}
+        found = {
+            c: g["artifact"] for g in record.get("generators", {}).values() for c in g["classes"]
+        }
         if label not in found:
             raise unknown(f"{self.folder}: class that a generator draws", label, found)
         folder = (self.store or root_of(self.folder, record)) / found[label]
@@ -190,12 +195,7 @@ class Run:
 
     @property
     def _record(self) -> dict[str, Any]:
-        return _record(self.folder / "run.json")
-
-
-def _record(path: Path) -> dict[str, Any]:
-    with opened(path, "cannot be read"):
-        return read_json(path)
+        return read_run(self.folder)
 
 
 def experiment(
@@ -210,13 +210,16 @@ def experiment(
     if isinstance(recipe, (str, Path)):
         path = Path(recipe)
         loaded, where, folder = load_recipe(path, overrides), str(path), path.parent
+        written: Mapping[str, Any] = read_toml(path) if overrides else {}
     else:
         values = dict(recipe) if isinstance(recipe, Mapping) else recipe.model_dump()
-        values = copy.deepcopy(values)
+        written, values = values, copy.deepcopy(values)
         for change in overrides:
             override(values, change)
         loaded, where, folder = validate(values, "recipe"), "recipe", Path()
     given: dict[str, Any] = {"overrides": list(overrides)}
+    if overrides:
+        given["written"] = {n: written.get(n) for n in ("balance", "baselines")}
     if isinstance(recipe, (str, Path)):
         given["recipe_digest"] = file_digest(Path(recipe))
     bound = bind(loaded, registry, where=where, folder=folder, data_root=data_root)
@@ -236,8 +239,10 @@ def execute(
 
     A run that is only measured need not `deploys`: its model is then not for `predict`. What
     happens is written to `events.jsonl` and told to `trackers`, as `svpkit.trackers` knows them.
+    Of runs of one name one works at a time, the next waits.
     """
-    from svpkit.checks import check_models
+    from svpkit.checks import check_known, check_models
+    from svpkit.held import held_run
     from svpkit.plan import plan
     from svpkit.store import Store
     from svpkit.trackers import check_trackers, followed
@@ -247,10 +252,11 @@ def execute(
     for name in fresh:
         if name not in (known := {each.artifact.stage for each in stages}):
             raise unknown("--fresh: stage", name, sorted(known))
-    if fresh or not all(each.artifact.made for each in stages):
-        check_models(experiment)
     folder, planned = runs / experiment.recipe.name, [each.artifact for each in stages]
-    with followed(folder, experiment.recipe, trackers, fresh=list(fresh)):
+    if fresh or not all(each.made for each in planned):
+        check_models(experiment)
+        check_known(experiment, planned)
+    with held_run(folder), followed(folder, experiment.recipe, trackers, fresh=list(fresh)):
         return _executed(experiment, folder, Store(store, fresh=tuple(fresh)), planned, deploys)
 
 
@@ -265,7 +271,7 @@ def _executed(
     from svpkit.checks import checking
     from svpkit.keep import note_artifacts
     from svpkit.pipeline import walk
-    from svpkit.provenance import note_start
+    from svpkit.provenance import note_refused, note_start
     from svpkit.record import write_run
     from svpkit.report.table import summary_table
     from svpkit.store import explained
@@ -279,6 +285,7 @@ def _executed(
             walked = walk(experiment, checking(experiment, kept.get), deploys=deploys)
     except SvpkitError as error:
         said = str(error)
+        note_refused(kept.root, folder, experiment, said)
         where = "" if said.startswith(experiment.where) else f"{experiment.where}: "
         raise SvpkitError(f"{where}{said}") from None
     if not ranks.main():
@@ -287,7 +294,7 @@ def _executed(
         story = write_run(folder, experiment, walked, kept, started)
     summary = summary_table(story)
     note_artifacts(folder, [artifact.name for artifact in kept.used], done=True)
-    tell_results(_record(folder / "results.json"))
+    tell_results(read_json(folder / "results.json"))
     for note in (notes := _notes(kept)):
         events.tell(events.NOTE, said=note)
     return Done(folder, summary, notes)
@@ -306,7 +313,11 @@ def run_folder(name: str, runs: Path) -> Path:
         if (folder / "results.json").is_file():
             return folder
     known = sorted(p.parent.name for p in runs.glob("*/results.json"))
-    raise unknown(f"run (in {runs}, --runs DIR names another)", name, known)
+    there = choices(known[:MOST]) + (", ..." if len(known) > MOST else "")
+    raise SvpkitError(
+        f"no run '{name}' in {runs}{nearest(name, known)} (there are: {there}; "
+        "--runs DIR names another folder)"
+    )
 
 
 def reader_for(
@@ -343,18 +354,32 @@ def set_aside(folder: Path) -> list[str]:
 def console() -> "Console":
     """Return a terminal to print tables to."""
     from rich.console import Console
+    from rich.text import Text
 
-    wide = Console()
-    return wide if wide.is_terminal else Console(width=120)
+    class Seen(Console):
+        def render_str(self, text: str, **more: Any) -> Text:
+            return super().render_str(legible(text), **more)
+
+    wide = Seen()
+    return wide if wide.is_terminal else Seen(width=120)
 
 
 def as_table(frame: "pd.DataFrame", title: str) -> "Table":
     """Return a table of pandas as one for the terminal."""
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title)
+    table = Table(title=escape(title))
     for column in frame.columns:
-        table.add_column(str(column), overflow="fold")
+        table.add_column(escape(str(column)), overflow="fold")
     for row in frame.itertuples(index=False):
-        table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row))
+        table.add_row(*map(_cell, row))
     return table
+
+
+def _cell(value: Any) -> str:
+    from rich.markup import escape
+
+    if isinstance(value, float) and np.isnan(value):
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else escape(str(value))

@@ -3,31 +3,35 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from svpkit import __version__, ranks
 from svpkit.errors import SvpkitError
 
 LOG = "audit.jsonl"
 OPENED, IMPORTED, CORRECTED = "test set opened", "data imported", "labels corrected"
-STARTED, WRITTEN = "run started", "run written"
+STARTED, WRITTEN, REFUSED = "run started", "run written", "run ended without results"
 GATES, FRESH, FORCED = "gates overridden", "made again", "counted though far"
 # What the first line holds as the hash of the one before.
 FIRST = "0" * 64
-_TAIL = 2**20
+# What is read of the end at first, and the longest line that is read.
+_TAIL, _LONGEST = 2**16, 64 * 2**20
+# Bytes of one thing that is said: of what is longer, its digest.
+_MOST_SAID = 2**16
 
 
 def append(root: Path, event: str, **said: Any) -> dict[str, Any]:
     """Add a line to the log of a store and return it once it is on the disk.
 
     A line is JSON: n (from 1), time (UTC), svpkit, event, what is `said`, before (the hash of the
-    line before) and hash (SHA-256 of the line without it). Processes wait for each other; of a
+    line before) and hash (SHA-256 of the line without it). Of what takes more than 64 KiB as JSON,
+    {"digest" (SHA-256 of that JSON), "n" (its items)} is said. Processes wait for each other; of a
     distributed run the main one writes, the others get {}. Raises SvpkitError where it cannot be
-    written: nothing that has to be logged happens unlogged.
+    written, or what is there is no log: nothing that has to be logged happens unlogged.
     """
     if not ranks.main():
         return {}
@@ -40,7 +44,7 @@ def append(root: Path, event: str, **said: Any) -> dict[str, Any]:
                 "time": now(),
                 "svpkit": __version__,
                 "event": event,
-                **said,
+                **{name: _brief(value) for name, value in said.items()},
                 **({"torn": hashlib.sha256(torn).hexdigest()} if torn else {}),
                 "before": last["hash"],
             }
@@ -62,7 +66,10 @@ def store_of(out: Path) -> Path | None:
 
 
 def head(root: Path) -> dict[str, Any]:
-    """Return {"n", "hash"} of the last line, n 0 where nothing is logged yet."""
+    """Return {"n", "hash"} of the last line, n 0 where nothing is logged yet.
+
+    Raises SvpkitError where what is there is no log.
+    """
     path = root / LOG
     if not path.is_file():
         return {"n": 0, "hash": FIRST}
@@ -104,7 +111,7 @@ def holds(root: Path, noted: Mapping[str, Any]) -> bool:
     """Return True where a head noted earlier still stands in the log."""
     if not noted.get("n"):
         return True
-    return any(x.get("n") == noted["n"] and x.get("hash") == noted["hash"] for x in lines(root))
+    return any(x.get("n") == noted["n"] and x.get("hash") == noted.get("hash") for x in lines(root))
 
 
 def openings(root: Path, test: str) -> int:
@@ -116,12 +123,13 @@ def openings(root: Path, test: str) -> int:
 def shown(line: Mapping[str, Any]) -> str:
     """Return a line as people read it: number, time, event and what was said."""
     known = ("n", "time", "svpkit", "event", "before", "hash")
-    said = ", ".join(f"{k} {_short(v)}" for k, v in line.items() if k not in known and v)
-    return f"{line.get('n', '?'):>5} {line.get('time', '?')} {line.get('event', '?')}: {said}"
+    said = ", ".join(f"{short(k)} {short(v)}" for k, v in line.items() if k not in known and v)
+    n, time, event = (short(line.get(name, "?")) for name in ("n", "time", "event"))
+    return f"{n:>5} {time} {event}: {said}"
 
 
-def _short(value: Any) -> str:
-    # file names and options come from anywhere: one line, no control characters
+def short(value: Any) -> str:
+    """Return a value as one line of up to 400 characters that are seen: it may be a stranger's."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=True)
     return "".join(c if c.isprintable() else "?" for c in text)[:400]
 
@@ -134,7 +142,7 @@ def _wrong(line: Mapping[str, Any], n: int, before: str) -> Iterator[str]:
         missing = f"no. {n + 1}" if given == n + 2 else f"no. {n + 1} to {given - 1}"
         yield f"is no. {given} and follows no. {n}: {missing} dropped or moved"
     elif given != n + 1:
-        yield f"is no. {given} and follows no. {n}: moved or put in"
+        yield f"is no. {short(given)} and follows no. {n}: moved or put in"
     elif line.get("before") != before:
         yield f"does not continue the line before it (no. {n}): one of them is another"
 
@@ -146,7 +154,7 @@ def _text(line: Mapping[str, Any]) -> bytes:
 def _hash(line: Mapping[str, Any]) -> str:
     try:
         return hashlib.sha256(_text(line)).hexdigest()
-    except ValueError:  # a number that is none: not written here
+    except (ValueError, RecursionError):  # a number that is none, too deep: not written here
         return ""
 
 
@@ -157,7 +165,7 @@ def _read(root: Path) -> Iterator[tuple[int, dict[str, Any] | bytes]]:
         return
     try:
         with path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
+            for number, raw in enumerate(iter(lambda: file.readline(_LONGEST), b""), 1):
                 yield number, _line(raw)
     except OSError as error:
         raise SvpkitError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -175,23 +183,44 @@ def _line(raw: bytes) -> dict[str, Any] | bytes:
 def _spelt(line: Mapping[str, Any]) -> bytes:
     try:
         return _text(line)
-    except ValueError:  # a number that is none: not written here
+    except (ValueError, RecursionError):  # a number that is none, too deep: not written here
         return b""
 
 
 def _end(file: Any) -> tuple[dict[str, Any], bytes, bool]:
-    """Return the last whole line, the bytes behind it that a crash left, and if it is ended."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _TAIL))
-    *whole, torn = file.read().split(b"\n")
-    last = _line(torn)
-    if isinstance(last, dict) and "hash" in last and isinstance(last.get("n"), int):
-        return last, b"", False
-    for raw in reversed(whole):
-        line = _line(raw)
-        if isinstance(line, dict) and "hash" in line and isinstance(line.get("n"), int):
-            return line, torn, not torn
-    return {"n": 0, "hash": FIRST}, torn, not torn
+    """Return the last whole line, the bytes behind it that a crash left, and if it is ended.
+
+    Raises SvpkitError where there are lines, and none of a log within reach.
+    """
+    size, reach = file.seek(0, os.SEEK_END), _TAIL
+    while True:
+        start = max(0, size - reach)
+        file.seek(start)
+        *whole, torn = file.read(size - start).split(b"\n")
+        # the first may be the end of a longer one
+        rows = whole if start == 0 else whole[1:]
+        if (start == 0 or whole) and _is_link(last := _line(torn)):
+            return last, b"", False
+        for raw in reversed(rows):
+            if _is_link(line := _line(raw)):
+                return line, torn, not torn
+        if start == 0 and not whole:
+            # nothing yet, or what a crash left of the first line
+            return {"n": 0, "hash": FIRST}, torn, not torn
+        if start == 0 or reach > _LONGEST:
+            raise SvpkitError(f"{file.name}: no line of an audit log: move it away, or put it back")
+        reach *= 8
+
+
+def _is_link(line: dict[str, Any] | bytes) -> TypeGuard[dict[str, Any]]:
+    return isinstance(line, dict) and "hash" in line and isinstance(line.get("n"), int)
+
+
+def _brief(value: Any) -> Any:
+    raw = json.dumps(value).encode()
+    if len(raw) <= _MOST_SAID or not isinstance(value, Sized):
+        return value
+    return {"digest": hashlib.sha256(raw).hexdigest(), "n": len(value)}
 
 
 def _put(file: Any, text: bytes) -> None:

@@ -53,7 +53,8 @@ class Bench:
 
     def put(self, row: Mapping[str, Any]) -> None:
         """Write a row, against other processes that write here too."""
-        ledger.put(self.results, row, self.places.store / ".partial" / f"{self.path.stem}.lock")
+        # beside the file: suites of other names, and of other stores, may write to it too
+        ledger.put(self.results, row, self.places.out / ".partial" / f"{RESULTS}.lock")
 
 
 def open_bench(path: Path, registry: Registry, places: Places) -> Bench:

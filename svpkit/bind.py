@@ -57,7 +57,7 @@ class Experiment:
     those of a ready-made feature extractor, `extractor` is the plugin that brings one; None where
     there are none. `corrections` are the filled-in rows of files of corrected labels, in order;
     `also` are further sets that only train. `asked` is how the recipe was given: the digest of its
-    file, and the overrides.
+    file, the overrides, and `balance` and `baselines` as they were written before these.
     """
 
     recipe: Recipe

@@ -1,7 +1,6 @@
 """Digests of every drawn image of a store, so that one is known under any other name."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,12 @@ import numpy as np
 
 from svpkit.errors import SvpkitError
 from svpkit.particles.particleset import ParticleSet, batches, digest_heads, pixel_digest
+from svpkit.shapes import Inputs, Sources, shaped
 
 INDEX = "drawn"
+# The column of a set's table with the mark of each picture as it was first read, before it was
+# fitted; sets of before have none.
+READ = "read_mark"
 _NAMED = 5
 _NONE = np.empty(0, np.uint64)
 
@@ -56,9 +59,10 @@ class Index:
     """The drawn images that a store knows of.
 
     Found is the same picture, whatever its name, its tags or its format: pixels that are equal once
-    three equal channels are one, a full alpha is none and 16 bits that hold 8 are 8. Not found is a
-    picture that was changed by one grey level, resized, turned, cropped or saved as JPEG, one drawn
-    in another store, and one of a single grey.
+    three equal channels are one, a full alpha is none and 16 bits that hold 8 are 8. So is one that
+    svpkit itself read and fitted to another size (`READ`). Not found is a picture that was changed
+    by one grey level, resized elsewhere, turned, cropped or saved as JPEG, one drawn in another
+    store, and one of a single grey.
     """
 
     def __init__(self, root: Path | None) -> None:
@@ -82,13 +86,16 @@ class Index:
     def watched(self, items: Iterable[Any], where: str) -> Iterator[Any]:
         """Yield (image, row) as they come; SvpkitError at the end where any of them was drawn.
 
-        Those whose own tag says so are left to who may use them.
+        Those whose own tag says so are left to who may use them. Each row gets `READ`: what an
+        imported set carries on, else the mark of the image itself.
         """
         seen: list[tuple[str, int]] = []
         for position, (image, row) in enumerate(items):
-            if self and isinstance(image, np.ndarray) and row.get("origin") != "synthetic":
-                by = int(self.who(np.array([mark(image)], np.uint64))[0])
-                if by >= 0:
+            if isinstance(image, np.ndarray) and image.ndim in (2, 3):
+                own = mark(image)
+                row = {**row, READ: _carried(row) or own}
+                by = int(self.who(np.array([own, row[READ]], np.uint64)).max()) if self else -1
+                if by >= 0 and row.get("origin") != "synthetic":
                     seen.append((str(row.get("id") or f"particle-{position:06d}"), by))
             yield image, row
         self._refuse(seen, where)
@@ -98,6 +105,8 @@ class Index:
         if not self:
             return
         by = self.who(marks_of(particles))
+        if READ in particles.table and particles.table[READ].dtype == np.uint64:
+            by = np.maximum(by, self.who(particles.table[READ].to_numpy()))
         ids = particles.table["id"].astype(str).to_numpy(object)
         self._refuse([(ids[i], int(by[i])) for i in np.flatnonzero(by >= 0)], where)
 
@@ -121,6 +130,11 @@ def mark(image: np.ndarray) -> int:
     return int(pixel_digest(_plain(image))[:16], 16)
 
 
+def _carried(row: Mapping[str, Any]) -> int:
+    said = str(row.get(READ, ""))
+    return int(said) if said.isdecimal() and len(said) <= 20 and int(said) < 2**64 else 0
+
+
 def marks_of(particles: ParticleSet) -> np.ndarray:
     """Return the marks of a set's images, from the digests in its table: uint64 (N,)."""
     if particles.shape[0] == 1:
@@ -134,15 +148,25 @@ def real_of(root: Path, artifact: Path) -> list[ParticleSet]:
 
     Those that were cleared are left out.
     """
-    if (artifact / "split.json").is_file():
-        said = json.loads((artifact / "split.json").read_text())
-        names = [said["data"], said["test"], *said.get("also", ())]
-        folders = [root / name for name in dict.fromkeys(filter(None, names))]
-        return [ParticleSet.open(f) for f in folders if (f / "manifest.json").is_file()]
-    record = artifact / "artifact.json"
-    inputs = json.loads(record.read_text())["inputs"] if record.is_file() else []
-    found = (real_of(root, root / name) for name in inputs)
-    return next((sets for sets in found if sets), [])
+    waiting, seen = [artifact], set()
+    while waiting:
+        here = waiting.pop()
+        record, split = here / "artifact.json", here / "split.json"
+        if here in seen:
+            continue
+        seen.add(here)
+        if split.is_file():
+            if sets := _split_of(root, shaped(split, Sources)):
+                return sets
+        elif record.is_file():
+            waiting += [root / name for name in reversed(shaped(record, Inputs)["inputs"])]
+    return []
+
+
+def _split_of(root: Path, said: Mapping[str, Any]) -> list[ParticleSet]:
+    names = [said["data"], said.get("test"), *said.get("also", ())]
+    folders = [root / name for name in dict.fromkeys(filter(None, names))]
+    return [ParticleSet.open(f) for f in folders if (f / "manifest.json").is_file()]
 
 
 def described(root: Path) -> dict[str, Mapping[str, Any]]:

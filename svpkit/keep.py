@@ -9,7 +9,8 @@ import pandas as pd
 
 from svpkit.errors import SvpkitError
 from svpkit.safe import read_json
-from svpkit.store import file_digest, folder_size, read_record, write_json
+from svpkit.shapes import Audited, Limits, UnderWay, shaped
+from svpkit.store import file_digest, folder_size, put, read_record, write_json
 
 UNDER_WAY = "artifacts.json"
 # What audits of a run made, by the folder they wrote: a file of its own, as a run rewrites its own.
@@ -24,9 +25,9 @@ def artifacts(root: Path) -> list[Path]:
 
 def named(runs: Path) -> dict[str, list[str]]:
     """Return the artifacts that runs and their audits name: {artifact: [run, ...]}."""
-    said = [(p, _read(p)["artifacts"]) for p in sorted(runs.glob(f"*/{UNDER_WAY}"))]
+    said = [(p, shaped(p, UnderWay)["artifacts"]) for p in sorted(runs.glob(f"*/{UNDER_WAY}"))]
     for path in sorted(runs.glob(f"*/{AUDITED}")):
-        said += [(path, names) for names in _read(path)["folders"].values()]
+        said += [(path, names) for names in shaped(path, Audited)["folders"].values()]
     found: dict[str, list[str]] = {}
     for path, name in ((path, name) for path, names in said for name in names):
         runs_of = found.setdefault(name, [])
@@ -41,14 +42,14 @@ def note_artifacts(folder: Path, names: list[str], *, done: bool) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / UNDER_WAY
-    before = _read(path)["artifacts"] if path.is_file() and not done else []
+    before = shaped(path, UnderWay)["artifacts"] if path.is_file() and not done else []
     write_json(path, {"artifacts": list(dict.fromkeys([*before, *names]))})
 
 
 def note_audit(run: Path, out: Path, names: list[str], *, done: bool) -> None:
     """Write in a run's folder which artifacts the audit in `out` stands on, as `note_artifacts`."""
     path, key = run / AUDITED, str(out.resolve())
-    folders = _read(path)["folders"] if path.is_file() else {}
+    folders = shaped(path, Audited)["folders"] if path.is_file() else {}
     before = [] if done else folders.get(key, [])
     folders[key] = list(dict.fromkeys([*before, *names]))
     write_json(path, {"folders": folders})
@@ -79,12 +80,12 @@ def read_thresholds(model: Path) -> dict[str, float | None] | None:
     Raises SvpkitError where they were chosen for other weights than lie beside them, or are lost.
     """
     path = model / THRESHOLDS
-    if not path.is_file():
+    if not path.exists():
         config = model / "config.json"
-        if config.is_file() and _read(config).get("held_to_thresholds"):
+        if config.is_file() and read_json(config).get("held_to_thresholds"):
             raise SvpkitError(f"{path}: not here, though the model is held to thresholds")
         return None
-    found = _read(path)
+    found = shaped(path, Limits)
     if found.get("weights") != weights_of(model):
         raise SvpkitError(
             f"{path}: chosen for other weights than lie beside it; copy a run's model as a whole"
@@ -123,19 +124,18 @@ def remove(root: Path, folders: list[Path]) -> None:
     """Remove artifact folders of this store; unfinished work only when nobody is at it."""
     from filelock import FileLock, Timeout
 
+    partial = root / ".partial"
+    partial.mkdir(parents=True, exist_ok=True)
     for folder in folders:
-        lock = FileLock(root / ".partial" / f"{folder.name}.lock", timeout=0)
-        lock_folder = Path(lock.lock_file).parent
-        lock_folder.mkdir(parents=True, exist_ok=True)
+        name = folder.name.removesuffix(".old")
+        aside = partial / f"{name}.old"
         try:
-            with lock:
-                shutil.rmtree(folder)
+            with FileLock(partial / f"{name}.lock", timeout=0):
+                if aside.exists():
+                    shutil.rmtree(aside)
+                if folder.exists():
+                    # one rename: what is half gone must not pass for an artifact
+                    put(folder, aside)
+                    shutil.rmtree(aside)
         except Timeout:
             raise SvpkitError(f"{folder}: another run is making it") from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except (OSError, ValueError) as error:
-        raise SvpkitError(f"{path}: cannot be read ({error})") from None

@@ -1,17 +1,24 @@
 """Where a run's numbers come from: its record, the log's lines on it, and its seal."""
 
+import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from svpkit import __version__, auditlog, ranks
-from svpkit.bind import Experiment
+from svpkit.bind import Arm, Experiment
+from svpkit.errors import SvpkitError
+from svpkit.options import check_options
 from svpkit.particles.corrections import TEST
 from svpkit.particles.split import Split
 from svpkit.pipeline import Walked
 from svpkit.plugins import Use
+from svpkit.safe import read_json
+from svpkit.shapes import read_run
 from svpkit.store import (
     Artifact,
     Store,
@@ -50,11 +57,49 @@ def note_start(
         gates=gates,
         scores={a.label: a.name for a in artifacts if a.stage == "score"},
     )
-    if changed := [each for each in given.get("overrides", ()) if ".gates" in each.split("=")[0]]:
+    if not all(arm.gates == _as_written(experiment, arm) for arm in experiment.arms if arm.drawing):
+        changed = [o for o in given["overrides"] if o.strip().startswith(("balance", "baselines"))]
         auditlog.append(root, auditlog.GATES, **said, overrides=changed, gates=gates)
     if fresh:
         auditlog.append(root, auditlog.FRESH, **said, stages=list(fresh))
     return line
+
+
+def _as_written(experiment: Experiment, arm: Arm) -> dict[str, float] | None:
+    """Return the gates that an arm's strategies had without the overrides; None where unknown."""
+    # a table above the gates sets them aside too: what the recipe comes to is compared
+    written = experiment.asked.get("written")
+    if written is None:
+        return arm.gates
+    tables = dict(_table(written.get("balance")))
+    if arm is not experiment.arms[0]:
+        rows = written.get("baselines")
+        found = [_table(each) for each in rows] if isinstance(rows, list | tuple) else []
+        tables |= next((each for each in found if each.get("name") == arm.name), {})
+    try:
+        uses = [
+            replace(use, options=check_options(use.plugin.options, options, "balance"))
+            for use in arm.strategies
+            for options in [_table(tables.get(use.plugin.name))]
+        ]
+    except SvpkitError:
+        return None
+    return Arm(arm.name, tuple(uses)).gates
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def note_refused(root: Path, folder: Path, experiment: Experiment, why: str) -> None:
+    """Log that a run that was begun ended without results, and why, without this machine's places.
+
+    Where the log cannot be written, as on the full disk that ended the run, `why` is what counts.
+    """
+    said = {"run": folder.name, "recipe": experiment.recipe.name, "seed": experiment.recipe.seed}
+    told = re.sub(r"\S*[/\\](?=\S)", "", why)[:300]
+    with contextlib.suppress(SvpkitError):
+        auditlog.append(root, auditlog.REFUSED, **said, why=told)
 
 
 def note_forced(run: Path, names: Sequence[str]) -> None:
@@ -64,7 +109,7 @@ def note_forced(run: Path, names: Sequence[str]) -> None:
     """
     if not names or not (run / "run.json").is_file():
         return
-    root = root_of(run, json.loads((run / "run.json").read_text()))
+    root = root_of(run, read_run(run))
     if (root / auditlog.LOG).is_file():
         auditlog.append(root, auditlog.FORCED, run=run.name, inputs=list(names))
 
@@ -187,4 +232,4 @@ def _uses(experiment: Experiment) -> list[Use]:
 
 
 def _drawn_by(generator: Artifact) -> list[str]:
-    return json.loads((generator.path / "config.json").read_text())["spec"]["classes"]
+    return read_json(generator.path / "config.json")["spec"]["classes"]

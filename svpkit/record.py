@@ -1,7 +1,6 @@
 """What a run leaves: results.json, run.json, predictions, the model and the report."""
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,8 @@ from svpkit.left import (
 from svpkit.particles.split import Split
 from svpkit.pipeline import Walked
 from svpkit.provenance import SHEET, described, labelled, run_record, seal, spelt
-from svpkit.store import Artifact, Store, check_whole, forget, plain, settle, write_json
+from svpkit.safe import read_json
+from svpkit.store import Artifact, Store, forget, plain, settle, write_json
 
 if TYPE_CHECKING:
     from svpkit.report.html import Story
@@ -47,7 +47,7 @@ def write_run(
     folder.mkdir(parents=True, exist_ok=True)
     run = run_record(folder, experiment, walked, store, started or {})
     own = experiment.recipe.name
-    check_whole(_numbers(walked, own))
+    store.check_used()
     story = tell(experiment, walked, store, run)
     found = results(experiment, walked, store, story)
     # the page names what its numbers come from, and how far the log had come
@@ -66,12 +66,6 @@ def write_run(
     # last: what holds results.json is a finished run
     write_json(folder / "results.json", found)
     return story
-
-
-def _numbers(walked: Walked, own: str) -> list[Artifact]:
-    # what is copied, or told, as it stands: a flipped bit there could still be read as a number
-    found = [walked.evidence, walked.reference, walked.fidelity, *walked.scores.values()]
-    return [a for a in (*found, walked.classifiers[own]) if a]
 
 
 def results(experiment: Experiment, walked: Walked, store: Store, story: "Story") -> dict[str, Any]:
@@ -120,7 +114,7 @@ def tell(experiment: Experiment, walked: Walked, store: Store, run: dict[str, An
         },
         generators={
             name: {
-                "history": json.loads((a.path / "history.json").read_text()),
+                "history": read_json(a.path / "history.json", list),
                 "selection": read_selection(walked, name),
                 "seconds": store.seconds[a.name],
                 "images": _seen(a),
@@ -148,7 +142,7 @@ def tell(experiment: Experiment, walked: Walked, store: Store, run: dict[str, An
 
 def _seen(generator: Artifact) -> int | None:
     # fewer than asked where the training stopped early; none where nothing is trained
-    rows = json.loads((generator.path / "history.json").read_text())
+    rows = read_json(generator.path / "history.json", list)
     return rows[-1]["images"] if rows else None
 
 
@@ -166,9 +160,9 @@ def _arm_story(
     return {
         "metrics": found["test"][name],
         "val": found["val"][name],
-        "history": json.loads((artifact.path / "history.json").read_text()),
+        "history": read_json(artifact.path / "history.json", list),
         "strategies": [s.plugin.name for s in arm.strategies],
-        "seen": json.loads((artifact.path / "train_counts.json").read_text())["share_seen"],
+        "seen": read_json(artifact.path / "train_counts.json")["share_seen"],
         "seconds": store.seconds[artifact.name],
         # what trains itself is asked for no number of images
         "images": _seen(artifact) or experiment.recipe.classifier.train.images,
@@ -185,7 +179,7 @@ def _deploy(folder: Path, experiment: Experiment, walked: Walked, card: str) -> 
     if walked.reference:
         for name in ("reference.json", "reference.safetensors"):
             shutil.copyfile(walked.reference.path / name, folder / name)
-    config = json.loads((trained / "config.json").read_text())
+    config = read_json(trained / "config.json")
     config["strategies"] = plain([s.describe() for s in own.strategies])
     config["prevalence"] = experiment.recipe.evaluate.prevalence
     asked = experiment.recipe.data
@@ -200,8 +194,8 @@ def _deploy(folder: Path, experiment: Experiment, walked: Walked, card: str) -> 
 
 
 def _manifest(artifact: Artifact) -> dict[str, Any]:
-    return json.loads((artifact.path / "manifest.json").read_text())
+    return read_json(artifact.path / "manifest.json")
 
 
 def _config(artifact: Artifact) -> dict[str, Any]:
-    return json.loads((artifact.path / "config.json").read_text())
+    return read_json(artifact.path / "config.json")

@@ -9,11 +9,15 @@ from typing import Any
 
 import pandas as pd
 
+from svpkit.auditlog import short
+from svpkit.errors import SvpkitError
 from svpkit.evaluate.evidence import SETS, compare_frames, evidence, promises, read_predictions
 from svpkit.particles.split import Split
 from svpkit.store import read_record
 
 Found = Iterator[tuple[str, str | None]]
+# Replicates of the bootstrap, as a recipe may ask for: the record may be a stranger's.
+MOST = 100_000
 
 
 def numbers(folder: Path, run: Mapping[str, Any], store: Path, results: Mapping[str, Any]) -> Found:
@@ -81,6 +85,7 @@ def _again(run: Mapping[str, Any], store: Path) -> dict[str, Any]:
     path = _named(run, store, "evidence")
     assert path
     params, scores = read_record(path)["params"], _scores(run, store)
+    _check_replicates(params["replicates"], path / "artifact.json")
     with tempfile.TemporaryDirectory() as place:
         evidence(Path(place), params, *scores.values())
         return json.loads((Path(place) / "evidence.json").read_text())
@@ -89,6 +94,7 @@ def _again(run: Mapping[str, Any], store: Path) -> dict[str, Any]:
 def _alone(folder: Path, run: Mapping[str, Any], own: str) -> dict[str, Any]:
     """Return the own arm's evidence from the run's folder, where the store holds no scores."""
     asked = run["recipe"]["evaluate"]
+    _check_replicates(asked["replicates"], folder / "run.json")
     frames = {
         "test": read_predictions(folder / "predictions.parquet"),
         "val": read_predictions(folder / "model" / "val.parquet"),
@@ -101,6 +107,11 @@ def _alone(folder: Path, run: Mapping[str, Any], own: str) -> dict[str, Any]:
         more = params | {"precision": asked["precision"]}
         found["test"][own]["thresholds"] = promises(frames["val"], frames["test"], more)
     return json.loads(json.dumps(found))
+
+
+def _check_replicates(n: Any, where: Path) -> None:
+    if not isinstance(n, int) or n > MOST:
+        raise SvpkitError(f"{where}: replicates is {short(n)}, up to {MOST} are worked out again")
 
 
 def _copied(run: Mapping[str, Any], store: Path, results: Mapping[str, Any]) -> Found:

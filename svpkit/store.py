@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from svpkit import events, ranks
 from svpkit.errors import SvpkitError
 from svpkit.refusals import refused
+from svpkit.safe import open_regular
+from svpkit.shapes import ArtifactRecord, shaped
 
 Stage = Callable[..., None]
 # What a stage that resumes goes on from: it stays until the artifact is whole, then it goes.
@@ -73,11 +76,20 @@ class Store:
         self.stale: list[Artifact] = []
         self._used: dict[str, Artifact] = {}
         self._remade: set[str] = set()
+        self._sound: set[str] = set()
 
     @property
     def used(self) -> list[Artifact]:
         """The artifacts asked for so far, each once, in order."""
         return list(self._used.values())
+
+    def check_used(self) -> None:
+        """Raise SvpkitError for the first damaged file of all that was used.
+
+        An artifact is digested once, here or before a stage that reads it is worked: about a second
+        a GB.
+        """
+        self._check(self._used.values())
 
     def get(
         self, function: Stage, params: Mapping[str, Any], *inputs: Artifact, label: str = ""
@@ -112,6 +124,19 @@ class Store:
         stage = function.__name__
         return Artifact(stage, key, self.root / f"{stage}-{key}", label or stage)
 
+    def _check(self, artifacts: Iterable[Artifact]) -> None:
+        # and what they were made from, which is read by way of them
+        waiting, sound = [artifact.path for artifact in artifacts], set(self._sound)
+        while waiting:
+            path = waiting.pop()
+            found = Artifact(path.name.rsplit("-", 1)[0], "", path)
+            if found.name in sound or not found.made:
+                continue
+            check_whole([found])
+            sound.add(found.name)
+            waiting += [self.root / name for name in read_record(path)["inputs"]]
+        self._sound = sound
+
     def _make(
         self,
         artifact: Artifact,
@@ -126,6 +151,7 @@ class Store:
                 return
             # a run may have ended between the last file and the artifact's name
             if again or not ranks.agree(ranks.main() and _whole(out)):
+                ranks.on_main(partial(self._check, inputs))
                 keep = getattr(function, "resumes", False) and not again
                 ranks.on_main(partial(_prepare, out, keep))
                 record = _worked(artifact, function, params, inputs, out)
@@ -133,6 +159,8 @@ class Store:
             ranks.on_main(partial(_publish, out, artifact.path))
             ranks.see(artifact.path / "artifact.json")
         self.made.append(artifact)
+        # its files were digested as they were written
+        self._sound.add(artifact.name)
         self._remade |= {artifact.name} if again else set()
 
 
@@ -145,10 +173,11 @@ def _worked(
 ) -> dict[str, Any]:
     started = time.monotonic()
     events.tell(events.STAGE_STARTED, **_told(artifact))
+    ranks.on_main(partial(_check_read, params, out))
     if getattr(function, "everywhere", False) or ranks.main():
         with explained(lambda: inputs, out):
             function(out, params, *(i.path for i in inputs))
-    ranks.wait()
+    ranks.on_main(partial(_check_read, params, out))
     return {
         "stage": artifact.stage,
         "key": artifact.key,
@@ -156,6 +185,28 @@ def _worked(
         "code": code_digest(function),
         "seconds": round(time.monotonic() - started, 3),
     }
+
+
+def _check_read(params: Mapping[str, Any], out: Path) -> None:
+    # the key names the bytes that were there when the recipe was bound
+    try:
+        for each in _files_in(params):
+            each.check()
+    except SvpkitError:
+        # made of other bytes, perhaps: nothing goes on from it
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def _files_in(value: Any) -> Iterator[Any]:
+    # of plugins, those that their options name
+    inner = value if isinstance(value, Mapping) else getattr(value, "options", None)
+    if hasattr(value, "digest") and hasattr(value, "check"):
+        yield value
+    elif isinstance(inner, Mapping):
+        yield from chain.from_iterable(map(_files_in, inner.values()))
+    elif isinstance(value, (list, tuple)):
+        yield from chain.from_iterable(map(_files_in, value))
 
 
 def _told(artifact: Artifact) -> dict[str, str]:
@@ -217,8 +268,8 @@ def plain(value: Any) -> Any:
 def read_record(path: Path) -> dict[str, Any]:
     """Return an artifact's record; raises SvpkitError where it cannot be read."""
     try:
-        return json.loads((path / "artifact.json").read_text())
-    except (OSError, ValueError) as error:
+        return shaped(path / "artifact.json", ArtifactRecord)
+    except SvpkitError as error:
         raise SvpkitError(f"{path}: not a complete artifact ({error})") from None
 
 
@@ -275,7 +326,7 @@ def _code_digest(wing: Path, shared: tuple[Path, ...]) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -306,7 +357,8 @@ def settle(folder: Path) -> None:
 def put(temporary: Path, target: Path) -> None:
     """Give what is settled its name, and wait until the name is on the disk as well."""
     temporary.replace(target)
-    _sync(target.parent)
+    for folder in dict.fromkeys((target.parent, temporary.parent)):
+        _sync(folder)
 
 
 def _sync(path: Path) -> None:

@@ -3,16 +3,17 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from svpkit import auditlog
+from svpkit.auditlog import short
 from svpkit.errors import SvpkitError
 from svpkit.keep import weights_of
 from svpkit.provenance import WRITTEN, content
 from svpkit.recounted import numbers
-from svpkit.safe import MOST_JSON, read_bytes
+from svpkit.safe import read_json
 from svpkit.store import file_digest, read_record, root_of
 
 OK, FAILED, GONE = "ok", "FAILED", "unchecked"
@@ -47,16 +48,19 @@ def verify(folder: Path, store: Path | None = None) -> list[Check]:
     that it names against its own record, its key against what went into it; the numbers of
     results.json against the stored predictions, resampled again with the same seeds; the report
     against results.json; and the log's chain. What was cleared from the store is "unchecked" where
-    nothing of the run is there, and a failure where the rest of it is. Raises SvpkitError where
+    nothing of the run is there, and a failure where the rest of it is. No file outside of the run's
+    folder and the store is opened, and what is told is one line a check. Raises SvpkitError where
     there is no run.json to read.
     """
     run = _opened(folder, store)
-    return [*_files(run), *_report(run), *_artifacts(run), *numbers_of(run), *_log(run)]
+    found = (*_files(run), *_report(run), *_artifacts(run), *numbers_of(run), *_log(run))
+    # labels, names and reasons hold what a stranger wrote
+    return [replace(each, what=short(each.what), reason=short(each.reason)) for each in found]
 
 
 def _opened(folder: Path, store: Path | None) -> Run:
     said = read_json(folder / "run.json")
-    if not isinstance(said, dict) or not isinstance(said.get("artifacts"), dict):
+    if not isinstance(said.get("artifacts"), dict):
         raise SvpkitError(f"{folder / 'run.json'}: names no artifacts; it is none of a run")
     if not _shaped(said):
         raise SvpkitError(f"{folder / 'run.json'}: its tables are not those of a run")
@@ -73,21 +77,16 @@ def _shaped(said: Mapping[str, Any]) -> bool:
     return all(isinstance(name, str) and name == Path(name).name for name in names)
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file; raises SvpkitError where there is none to read."""
-    try:
-        return json.loads(read_bytes(path, MOST_JSON))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SvpkitError(f"{path}: cannot be read ({error})") from None
-
-
 def _files(run: Run) -> Iterator[Check]:
     noted = run.said.get("files")
     if not noted:
         yield Check("files of the run", GONE, "run.json notes no digests of them")
         return
     for name, digest in sorted(noted.items()):
-        yield _fits(name, run.folder / name, digest)
+        if _is_inside(run.folder / name, run.folder):
+            yield _fits(name, run.folder / name, digest)
+        else:
+            yield Check(name, FAILED, "names a file outside of the run's folder: not opened")
     own = {f"model/{p.name}" for p in (run.folder / "model").glob("*")}
     for name in sorted({*own, *WRITTEN} - set(noted)):
         yield Check(name, FAILED, "run.json does not name it")
@@ -95,6 +94,13 @@ def _files(run: Run) -> Iterator[Check]:
     if config.is_file():
         fits = read_json(config).get("digests") == weights_of(model)
         yield _said("model: weights as config.json names them", fits, "others lie beside it")
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # a zero byte, links in a ring
+        return False
 
 
 def _fits(what: str, path: Path, digest: str) -> Check:

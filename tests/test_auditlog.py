@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tomllib
 from hashlib import sha256
 
 import pytest
@@ -111,6 +112,70 @@ def test_a_line_that_a_crash_cut_off_stops_nothing_and_stays(store, cut):
         assert rewritten(store, lines) == ["line 6: is no line of the log (changed or put in)"]
 
 
+def long_line(store, event=auditlog.IMPORTED):
+    """Write a line of over 1 MiB, as logs hold them of before they were kept short."""
+    head = auditlog.head(store)
+    line = {"n": head["n"] + 1, "event": event, "counts": {f"{i:0250d}": i for i in range(4_200)}}
+    line["before"] = head["hash"]
+    line["hash"] = auditlog._hash(line)
+    with (store / auditlog.LOG).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_log_goes_on_behind_a_line_of_over_a_megabyte(tmp_path, first):
+    if not first:
+        auditlog.append(tmp_path, auditlog.OPENED)
+    long_line(tmp_path)
+    assert len(raw(tmp_path)[-1]) > 2**20 and auditlog.faults(tmp_path) == []
+    n = 1 if first else 2
+    assert auditlog.head(tmp_path)["n"] == n
+    assert [auditlog.append(tmp_path, auditlog.OPENED)["n"] for _ in range(2)] == [n + 1, n + 2]
+    assert auditlog.faults(tmp_path) == []
+    assert [line["n"] for line in auditlog.lines(tmp_path)] == list(range(1, n + 3))
+
+
+def test_a_long_line_that_a_crash_cut_off_stops_nothing(store):
+    long_line(store)
+    whole = (store / auditlog.LOG).read_bytes()
+    (store / auditlog.LOG).write_bytes(whole[:-9])
+    assert auditlog.append(store, auditlog.OPENED)["n"] == 7
+    assert auditlog.faults(store) == []
+
+
+def test_what_is_said_at_length_is_said_by_its_digest(store):
+    counts = {f"{i:0250d}": i for i in range(4_200)}
+    line = auditlog.append(store, auditlog.IMPORTED, set="ingest-ab", counts=counts)
+    assert line["set"] == "ingest-ab" and len(raw(store)[-1]) < 1000
+    assert line["counts"]["n"] == 4_200
+    assert line["counts"]["digest"] == sha256(json.dumps(counts).encode()).hexdigest()
+    assert auditlog.append(store, auditlog.OPENED)["n"] == 8 and auditlog.faults(store) == []
+
+
+def test_nothing_is_written_behind_what_is_no_log(tmp_path):
+    path = tmp_path / auditlog.LOG
+    path.write_text("a line\nof something else\n" * 50_000)
+    for asked in (
+        lambda: auditlog.append(tmp_path, auditlog.OPENED),
+        lambda: auditlog.head(tmp_path),
+    ):
+        with pytest.raises(SvpkitError, match=r"audit\.jsonl: no line of an audit log") as said:
+            asked()
+        assert "\n" not in str(said.value)
+    # what a crash left of the very first line is no reason to stop, nor is an empty file
+    for left in ("", '{"n": 1, "ti'):
+        path.write_text(left)
+        assert auditlog.append(tmp_path, auditlog.OPENED)["n"] == 1
+        assert auditlog.faults(tmp_path) == []
+
+
+def test_a_number_that_is_none_is_shown_on_its_own_line(store):
+    lines = raw(store)
+    line = json.loads(lines[2]) | {"n": "3\nok        7 lines\x1b[2J"}
+    (said, *_) = rewritten(store, [*lines[:2], json.dumps(line).encode() + b"\n"])[1:]
+    assert said.isprintable() and "moved or put in" in said
+
+
 def _many(folder):
     for _ in range(20):
         auditlog.append(folder, auditlog.IMPORTED, by=os.getpid())
@@ -200,13 +265,80 @@ def test_gates_set_aside_and_stages_made_again_are_logged(tmp_path):
     assert svpkit.__version__ == start["svpkit"]
 
 
+GATED = RECIPE.replace("at_most = 30", "at_most = 30\ngates = { copy_rate = 0.5 }")
+GATED += '\n[[baselines]]\nname = "other"\nstrategies = ["synthetic"]\n'
+
+
+def gates_noted(folder, changes, recipe=None):
+    from svpkit import api
+    from svpkit.provenance import note_start
+
+    root = folder / f"store-{len(list(folder.glob('store-*')))}"
+    given = recipe or folder / "toy.toml"
+    bound = api.experiment(given, changes, data_root=folder)
+    note_start(root, folder / "runs" / "toy", bound, [], [])
+    return [x for x in auditlog.lines(root) if x["event"] == auditlog.GATES]
+
+
+@pytest.fixture
+def gated(tmp_path):
+    write_folder(tmp_path / "data", {"disc": 2, "ring": 2, "bar": 2})
+    write_folder(tmp_path / "test", {"disc": 2, "ring": 2, "bar": 2}, seed=1)
+    (tmp_path / "toy.toml").write_text(GATED)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "balance.synthetic={at_most=20}",
+        'balance={strategies=["synthetic"]}',
+        "balance.synthetic.gates={copy_rate = 0.9}",
+        "balance.synthetic.gates={}",
+        'baselines=[{name="other", strategies=["synthetic"], synthetic={at_most=20}}]',
+        'baselines=[{name="new", strategies=["synthetic"], synthetic={}}]',
+    ],
+)
+def test_gates_set_aside_by_a_table_above_them_are_logged(gated, change):
+    (said,) = gates_noted(gated, ["seed=3", change])
+    assert said["overrides"] == [change]
+    assert said["gates"]["toy"] != {"copy_rate": 0.5} or list(said["gates"].values())[1] == {}
+    (said,) = gates_noted(gated, [change], tomllib.loads(GATED))
+    assert said["overrides"] == [change]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        ["seed=3", "name=renamed"],
+        ["balance.synthetic.at_most=20"],
+        ["balance.synthetic={at_most=20, gates={copy_rate=0.5}}"],
+        ['balance.strategies=["none"]', "baselines=[]"],
+    ],
+)
+def test_gates_that_stand_as_written_are_not_logged_as_set_aside(gated, changes):
+    assert gates_noted(gated, changes) == []
+
+
+def test_gates_are_compared_for_what_the_run_draws(gated):
+    text = GATED.replace('["synthetic", "augment"]', '["none"]')
+    (gated / "toy.toml").write_text(text)
+    on = 'balance.strategies=["synthetic"]'
+    assert gates_noted(gated, [on]) == []
+    changes = [on, "balance.synthetic={}"]
+    (said,) = gates_noted(gated, changes)
+    assert said["overrides"] == changes and said["gates"]["toy"] == {}
+
+
 def test_what_is_counted_by_force_is_logged_where_the_store_is(tmp_path):
     from svpkit.provenance import note_forced
 
     (tmp_path / "store").mkdir()
     (tmp_path / "run").mkdir()
     note_forced(tmp_path / "run", ["a"])
-    (tmp_path / "run" / "run.json").write_text(json.dumps({"store": str(tmp_path / "store")}))
+    record = {"artifacts": {}, "store": str(tmp_path / "store")}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     note_forced(tmp_path / "run", ["a"])
     assert auditlog.lines(tmp_path / "store") == []
     auditlog.append(tmp_path / "store", auditlog.STARTED)

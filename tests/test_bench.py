@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import re
 
 import dying
@@ -315,6 +316,29 @@ def test_winners_are_the_best_mean_over_seeds_within_what_per_names(tmp_path):
     missing = {d: r for d, r in all_rows.items() if d != left.digest}
     won = bench.winners(asked, every, missing)
     assert {c.arm for c in every if c.digest in won} == {"none", "oracle"}
+
+
+def _put_rows(barrier, place, name):
+    places = Places(place / name, place / f"store-{name}", place / "out")
+    written = bench.Bench(None, place / f"{name}.toml", (), places, None)
+    barrier.wait()
+    for i in range(60):
+        written.put({"suite": name, "arm": "a", "seed": i, "digest": f"{name}-{i}", "error": ""})
+
+
+def test_two_suites_with_one_out_lose_no_row_of_each_other(tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(2)
+    both = [
+        context.Process(target=_put_rows, args=(barrier, tmp_path, name)) for name in ("one", "two")
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    found = ledger.read(tmp_path / "out" / "results.csv")
+    assert set(found) == {f"{name}-{i}" for name in ("one", "two") for i in range(60)}
 
 
 def test_results_are_replaced_by_digest_and_read_back(tmp_path):

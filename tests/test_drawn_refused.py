@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from toy import images, write_folder
@@ -10,9 +11,9 @@ from toy import images, write_folder
 from svpkit import auditlog, drawn_index
 from svpkit.default_plugins.folder import FolderReader
 from svpkit.drawn import Drawn, write_png
-from svpkit.drawn_index import Index, mark, note, real_of
+from svpkit.drawn_index import READ, Index, mark, note, real_of
 from svpkit.errors import SvpkitError
-from svpkit.particles.ingest import ingest
+from svpkit.particles.ingest import import_set, ingest
 from svpkit.particles.particleset import ParticleSet
 from svpkit.particles.split import refuse_drawn, split
 from svpkit.plugin import Plugin
@@ -37,8 +38,12 @@ def pixels(n=8, size=16, seed=5):
     return rng.integers(0, 256, (n, 1, size, size)).astype(np.uint8)
 
 
-def read(store, folder, name="ingest-aa", size=16, channels=1):
-    use = discover(builtin_only=True).use("reader", "folder", {}, "data.reader")
+def reader(name):
+    return discover(builtin_only=True).use("reader", name, {}, "data.reader")
+
+
+def read(store, folder, name="ingest-aa", size=16, channels=1, by="folder"):
+    use = reader(by)
     out = store / ".partial" / name
     out.mkdir()
     ingest(out, {"reader": use, "path": str(folder), "size": size, "channels": channels})
@@ -135,6 +140,49 @@ def test_a_set_read_before_the_picture_was_drawn_is_refused_when_split(store):
     with pytest.raises(SvpkitError, match="test: 1 drawn"):
         refuse_drawn(particles, "test", Index(store))
     refuse_drawn(particles, "test")
+
+
+@pytest.mark.parametrize("sizes", [(64,), (24,), (64, 32)])
+def test_an_import_at_another_size_hides_nothing(store, sizes):
+    place, by = planted(store, "x.png", untagged), "folder"
+    for size in sizes:
+        out = store.parent / f"set-{size}"
+        import_set(out, reader(by), place, size=size)
+        place, by = out, "imported"
+    with pytest.raises(SvpkitError, match="1 drawn .* 'ring/x.png' .*synthetic-ab"):
+        read(store, place, by=by)
+
+
+def test_one_imported_at_another_size_before_it_was_drawn_is_refused_when_split(store):
+    late = pixels(1, seed=77)
+    folder = planted(store, "x.png", lambda path: Image.fromarray(late[0, 0]).save(path))
+    import_set(store.parent / "late", reader("folder"), folder, size=64)
+    test = read(store, store.parent / "late", "ingest-bb", by="imported")
+    data, out = read(store, store.parent / "data"), store / ".partial" / "split-cc"
+    out.mkdir()
+    note(store, "generator-cd", [late], [])
+    with pytest.raises(SvpkitError, match="data.test: 1 drawn .* 'ring/x.png' .*generator-cd"):
+        split(out, RULES, data, test)
+
+
+def test_real_ones_imported_at_another_size_pass_and_sets_of_before_read_as_they_did(store):
+    out = store.parent / "set"
+    import_set(out, reader("folder"), store.parent / "test", size=64)
+    part, folder = out / "part-00000.parquet", store.parent / "test"
+    found = ParticleSet.open(read(store, out, by="imported"))
+    firsts = {r["id"]: mark(i) for i, r in FolderReader().read(folder)}
+    assert found.table[READ].dtype == np.uint64
+    assert found.table[READ].tolist() == [firsts[name] for name in found.table["id"]]
+    table = pd.read_parquet(part)
+    table.drop(columns=READ).to_parquet(part, index=False)
+    before = ParticleSet.open(read(store, out, "ingest-bb", by="imported"))
+    assert before.digest == found.digest
+    assert READ not in ParticleSet.open(out).table
+    refuse_drawn(ParticleSet.open(out), "data", Index(store))
+    # what is no mark in the table of a set is none here either
+    for other in ("none", -1.5, 2.0**70):
+        table.assign(**{READ: other}).to_parquet(part, index=False)
+        assert ParticleSet.open(read(store, out, f"ingest-{other}", by="imported")).digest
 
 
 def test_real_particles_pass_and_what_cannot_be_found_is_as_documented(store):

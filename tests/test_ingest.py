@@ -197,6 +197,30 @@ def test_same_input_same_set(tmp_path):
     assert one.digest == other.digest and one.table.equals(other.table)
 
 
+@pytest.mark.parametrize("which", ["data", "test"])
+def test_pictures_that_move_between_bind_and_make_are_no_data(tmp_path, which):
+    from toy import RECIPE, write_folder
+
+    from svpkit import api
+    from svpkit.pipeline import _data
+    from svpkit.store import Store
+
+    write_folder(tmp_path / "data", {"disc": 60, "ring": 55, "bar": 55})
+    write_folder(tmp_path / "test", {"disc": 9, "ring": 9, "bar": 9}, seed=1)
+    (tmp_path / "toy.toml").write_text(RECIPE)
+    store = Store(tmp_path / "store")
+    bound = api.experiment(tmp_path / "toy.toml")
+    moved = sorted((tmp_path / which / "disc").iterdir())[:5]
+    for path in moved:
+        path.rename(tmp_path / path.name)
+    with pytest.raises(SvpkitError, match=f"{which}: changed before or while it was read"):
+        _data(bound, store.get)
+    for path in moved:
+        (tmp_path / path.name).rename(path)
+    data, _ = _data(bound, Store(tmp_path / "store").get)
+    assert len(ParticleSet.open(data.path)) == 170
+
+
 def test_hash_follows_the_correlation():
     # Signs of projections differ in arccos(r) / pi of the bits (Goemans & Williamson 1995).
     rng = np.random.default_rng(0)

@@ -1,20 +1,26 @@
 """One suite by several processes at once: shares of its cells, each cell taken by one alone."""
 
 import csv
+import json
 import os
+import platform
 import re
+import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 from test_bench import RECIPE
+from test_verify import RECIPE as MINI
 from toy import write_folder
 
-from svpkit import bench
+from svpkit import bench, events
 from svpkit.cli import cli
 from svpkit.held import Held
+from svpkit.verify import OK, verify
 
 SUITE = """
 recipe = "small.toml"
@@ -98,3 +104,58 @@ def test_two_at_once_run_each_cell_once_and_what_fails_is_a_row(tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == len({row["digest"] for row in rows}) == 12
     assert {row["arm"] for row in rows if row["error"]} == {"greedy"}
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Start a run of `mini.toml` as a process of its own; its stderr goes to a file."""
+    write_folder(tmp_path / "data", {"disc": 40, "ring": 30})
+    write_folder(tmp_path / "test", {"disc": 30, "ring": 20}, seed=1)
+    (tmp_path / "mini.toml").write_text(MINI.split("[[baselines]]")[0])
+    begun = []
+
+    def start(*more):
+        err = tmp_path / f"err-{len(begun)}"
+        with err.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "svpkit", "run", "mini.toml", *more],
+                cwd=tmp_path,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+            )
+        begun.append(process)
+        return process, err
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.wait()
+
+
+def until(true, process):
+    while not true():
+        assert process.poll() is None
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("dies", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_runs_of_one_name_take_turns_and_a_dead_one_is_not_waited_for(tmp_path, started, dies):
+    run = tmp_path / "runs" / "mini"
+    first, _ = started()
+    until((run / events.LOG).is_file, first)
+    # stopped, so that it is not over before the other waits
+    first.send_signal(signal.SIGSTOP)
+    second, err = started("-o", "seed=1")
+    until(err.read_text, second)
+    told = f"process {first.pid} on {platform.node()} holds runs/mini"
+    assert err.read_text() == f"waiting for another run of this name: {told}\n"
+    first.send_signal(signal.SIGKILL if dies else signal.SIGCONT)
+    assert [first.wait(), second.wait()] == [-9 if dies else 0, 0]
+    said = [each["event"] for each in events.read(run / events.LOG)]
+    ends = [each for each in said if each in (events.RUN_STARTED, events.RUN_ENDED)]
+    one = [events.RUN_STARTED, events.RUN_ENDED]
+    assert ends == [*one[: 1 if dies else 2], *one]
+    assert json.loads((run / "results.json").read_text())["seed"] == 1
+    assert {check.state for check in verify(run, tmp_path / "store")} == {OK}
+    assert not list(run.parent.glob(".partial/*.holder"))

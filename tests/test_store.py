@@ -4,7 +4,10 @@ import pytest
 
 from svpkit import keep
 from svpkit.errors import SvpkitError
-from svpkit.store import Store, read_record, stage
+from svpkit.places import locate
+from svpkit.plugin import Plugin
+from svpkit.plugins import Use
+from svpkit.store import Store, file_digest, read_record, stage
 
 CALLS = []
 
@@ -142,6 +145,71 @@ def test_listing_and_clearing_what_no_run_names(tmp_path):
     assert [path.name for path, _ in found] == [lost.name]
     keep.remove(store.root, [path for path, _ in found])
     assert [p.name for p in keep.artifacts(store.root)] == [kept.name]
+
+
+@pytest.mark.parametrize("when", ["before", "while"])
+@pytest.mark.parametrize("how", ["path", "option"])
+def test_files_that_change_before_or_while_they_are_read_make_nothing(tmp_path, when, how):
+    file = tmp_path / "data" / "a.txt"
+    file.parent.mkdir()
+    file.write_text("first")
+    found = locate("data", [tmp_path], "data.path")
+    plugin = Plugin("extractor", "mine", lambda weights: None, "here", "1", "file")
+    params = {"given": found if how == "path" else [Use(plugin, {"weights": found})]}
+
+    @stage(revision=1, resumes=True)
+    def reads(out, params):
+        CALLS.append("reads")
+        (out / "value.txt").write_text(file.read_text())
+        if when == "while":
+            file.write_text("later")
+
+    if when == "before":
+        file.write_text("later")
+    store = Store(tmp_path / "store")
+    with pytest.raises(SvpkitError, match="data: changed before or while it was read") as said:
+        store.get(reads, params)
+    assert "\n" not in str(said.value)
+    assert len(CALLS) == (when == "while") and keep.artifacts(store.root) == []
+    assert not any(p.is_dir() for p in (store.root / ".partial").iterdir())
+    file.write_text("first")
+    when = "never"
+    assert (Store(store.root).get(reads, params).path / "value.txt").read_text() == "first"
+
+
+def test_an_artifact_is_digested_once_and_only_where_it_is_read(tmp_path, monkeypatch):
+    digested = []
+    monkeypatch.setattr("svpkit.store.file_digest", lambda p: digested.append(p) or file_digest(p))
+    a = Store(tmp_path).get(leaf, {"x": 1})
+    digested.clear()
+    store = Store(tmp_path)
+    store.name(sum_up, {}, store.name(leaf, {"x": 1}))
+    a, b = store.get(leaf, {"x": 1}), store.get(leaf, {"x": 2})
+    assert digested == [tmp_path / ".partial" / b.name / "value.txt"]
+    for n in (1, 2, 3):
+        store.get(sum_up, {"n": n}, a, b)
+    store.check_used()
+    assert [path.parent for path in digested].count(a.path) == 1
+    assert b.path not in [path.parent for path in digested]
+
+
+def test_what_lies_further_back_is_looked_at_too(tmp_path):
+    store = Store(tmp_path)
+    a = store.get(leaf, {"x": 1})
+    middle = store.get(sum_up, {}, a)
+    (a.path / "value.txt").write_text("7")
+    CALLS.clear()
+    again = Store(tmp_path)
+    with pytest.raises(SvpkitError, match="value.txt: damaged.*--fresh leaf makes it again"):
+        again.get(sum_up, {"n": 1}, again.get(sum_up, {}, a))
+    assert CALLS == []
+    with pytest.raises(SvpkitError, match="value.txt: damaged"):
+        again.check_used()
+    # what was cleared on the way is no fault
+    keep.remove(tmp_path, [a.path])
+    last = Store(tmp_path)
+    assert last.get(sum_up, {"n": 1}, middle).made
+    last.check_used()
 
 
 def test_a_store_that_cannot_be_written_is_one_line(tmp_path):

@@ -18,6 +18,8 @@ from svpkit import auditlog
 from svpkit.cli import cli
 from svpkit.crate import write_crate
 from svpkit.errors import SvpkitError
+from svpkit.recipe import validate
+from svpkit.recounted import MOST
 from svpkit.store import file_digest, write_json
 from svpkit.verify import FAILED, GONE, OK, verify
 
@@ -249,6 +251,65 @@ def test_an_edited_report_is_named(copied):
 def test_an_edited_record_is_named(copied):
     edit(copied / "run.json", lambda r: r.update(seed=2))
     assert failed(copied) == {"run.json": "changed since the log noted it as written"}
+
+
+def test_what_a_stranger_wrote_is_shown_on_one_line_without_orders(copied):
+    forged = "x\x1b[2J\nok        run.json\x07\u202e"
+
+    def relabel(run):
+        first, *_ = run["artifacts"]
+        run["artifacts"][forged] = run["artifacts"].pop(first) | {"content": forged}
+        run["files"][forged] = "0"
+        run["data"] = {forged: forged}
+
+    edit(copied / "run.json", relabel)
+    found = verify(copied, store(copied))
+    assert all(f"{c.what}{c.reason}".isprintable() for c in found)
+    assert sum("ok        run.json" in f"{c.what}{c.reason}" for c in found) >= 2
+    said = CliRunner().invoke(cli, ["verify", str(copied), "--store", str(store(copied))])
+    assert not any(each in said.output for each in "\x1b\x07\u202e")
+    assert len(said.output.splitlines()) == len(found) + 1 and said.exit_code == 1
+    log = store(copied) / auditlog.LOG
+    log.write_text(log.read_text() + json.dumps({"n": forged, "hash": forged}) + "\n")
+    said = CliRunner().invoke(cli, ["log", "--store", str(store(copied)), "--verify"])
+    assert "\nok " not in said.output and "\x1b" not in said.output
+
+
+def test_no_file_outside_of_the_run_is_opened(copied, tmp_path, monkeypatch):
+    (tmp_path / "aside").write_text("none of the run's")
+    (copied / "link").symlink_to(tmp_path / "aside")
+    digest = file_digest(tmp_path / "aside")
+    names = ["../../aside", str(tmp_path / "aside"), "link", "model/../../../aside", "a\0b"]
+    edit(copied / "run.json", lambda r: r["files"].update(dict.fromkeys(names, digest)))
+    seen = []
+    look = lambda path: seen.append(path) or file_digest(path)  # noqa: E731
+    monkeypatch.setattr("svpkit.verify.file_digest", look)
+    found = failed(copied)
+    for name in names[:-1]:
+        assert found[name] == "names a file outside of the run's folder: not opened"
+    assert "a?b" in found
+    assert seen and not any(path.resolve() == tmp_path / "aside" for path in seen)
+
+
+@pytest.mark.parametrize("where", ["run.json", "artifact.json"])
+@pytest.mark.parametrize("n", [10**9, 1e9, "many"])
+def test_no_more_replicates_than_a_recipe_may_ask_for_are_worked_out(copied, where, n):
+    if where == "run.json":
+        shutil.rmtree(store(copied))
+        edit(copied / where, lambda r: r["recipe"]["evaluate"].update(replicates=n))
+    else:
+        path = artifact(copied, "evidence")
+        edit(path / where, lambda r: r["params"].update(replicates=n))
+    said = {c.what: c.reason for c in verify(copied, store(copied)) if c.state == FAILED}
+    assert f"replicates is {n}, up to 100000 " in said["numbers of results.json"]
+
+
+def test_as_many_replicates_are_worked_out_as_a_recipe_may_ask_for():
+    asked = {"name": "a", "data": {"reader": "folder"}, "evaluate": {"replicates": MOST}}
+    assert validate(asked, "recipe").evaluate.replicates == MOST
+    asked["evaluate"]["replicates"] += 1
+    with pytest.raises(SvpkitError, match="evaluate.replicates"):
+        validate(asked, "recipe")
 
 
 def test_what_was_put_into_the_model_is_named(copied):

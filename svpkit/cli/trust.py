@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from svpkit.cli.common import runs_option, store_option
+from svpkit.cli.common import runs_option, say, store_option
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -35,12 +35,12 @@ def verify(run: str, store_root: Path | None, as_json: bool, runs: Path) -> None
     found = check(api.run_folder(run, runs), store_root)
     failed, gone = (sum(c.state == state for c in found) for state in (FAILED, GONE))
     if as_json:
-        click.echo(json.dumps([asdict(each) for each in found], indent=1))
+        say(json.dumps([asdict(each) for each in found], indent=1))
     else:
         for each in found:
-            click.echo(f"{each.state:<9} {each.what}" + (f": {each.reason}" if each.reason else ""))
+            say(f"{each.state:<9} {each.what}" + (f": {each.reason}" if each.reason else ""))
         more = f", {gone} can no longer be checked" if gone else ""
-        click.echo(f"{len(found)} checks, {failed} failed{more}")
+        say(f"{len(found)} checks, {failed} failed{more}")
     if failed:
         raise SystemExit(1)
 
@@ -61,16 +61,16 @@ def log(store_root: Path, check: bool, as_json: bool) -> None:
     if not (store_root / auditlog.LOG).is_file():
         raise SvpkitError(f"{store_root / auditlog.LOG}: no audit log here")
     for line in auditlog.lines(store_root):
-        click.echo(json.dumps(line) if as_json else auditlog.shown(line))
+        say(json.dumps(line) if as_json else auditlog.shown(line))
     if not check:
         return
     wrong = auditlog.faults(store_root)
     for each in wrong:
-        click.echo(f"FAILED    {each}")
-    head = auditlog.head(store_root)
+        say(f"FAILED    {each}")
     if wrong:
         raise SystemExit(1)
-    click.echo(f"ok        {head['n']} lines; head {head['hash']}")
+    head = auditlog.head(store_root)
+    say(f"ok        {head['n']} lines; head {head['hash']}")
 
 
 @click.command()
@@ -89,4 +89,4 @@ def crate(run: str, out: Path, store_root: Path | None, runs: Path) -> None:
     from svpkit.crate import write_crate
 
     written = write_crate(api.run_folder(run, runs), out, store_root)
-    click.echo(f"{written} files and ro-crate-metadata.json: {out}")
+    say(f"{written} files and ro-crate-metadata.json: {out}")

@@ -1,7 +1,6 @@
 """An ingest that was ended goes on behind its last whole part, if the input is still the same."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from svpkit.safe import read_json
 from svpkit.store import file_digest, write_json
 
 # Begins with a dot: work in progress, which no artifact keeps.
@@ -82,9 +82,9 @@ def _names(part: Mapping[str, Any]) -> list[str]:
 
 def _read(folder: Path) -> dict[str, Any] | None:
     try:
-        noted = json.loads((folder / STATE).read_text())
+        noted = read_json(folder / STATE)
         whole = all(file_digest(folder / n) == d for n, d in noted["files"].items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     return noted if whole else None
 

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from svpkit import auditlog
-from svpkit.drawn_index import Index
+from svpkit.drawn_index import READ, Index
 from svpkit.errors import SvpkitError, unknown
+from svpkit.legible import checked
 from svpkit.particles.corrections import write_rows
 from svpkit.particles.duplicates import picture_hash
 from svpkit.particles.fitting import Fit
@@ -180,7 +181,11 @@ class Intake:
         fitted = self._fitted(items)
         while block := list(islice(fitted, n)):
             images = np.stack([image for image, _ in block])
-            yield images, pd.DataFrame([row for _, row in block]).assign(hash=picture_hash(images))
+            table = pd.DataFrame([row for _, row in block]).assign(hash=picture_hash(images))
+            if READ in table:
+                # one type in every part, whatever the numbers are
+                table[READ] = np.array([row.get(READ, 0) for _, row in block], np.uint64)
+            yield images, table
 
     def check(self, where: str, may_be_empty: bool = False) -> None:
         """Raise SvpkitError when nothing, or less than half, could be read.
@@ -247,7 +252,7 @@ class Intake:
         return name
 
     def _count(self, row: Mapping[str, Any]) -> None:
-        label = str(row["label"])
+        label = checked(str(row["label"]), f"particle '{row['id']}'")
         if self._classes and label and label not in self._classes:
             raise unknown(f"label of particle '{row['id']}'", label, self._classes)
         self.counts[label] += 1
