@@ -293,3 +293,36 @@ def test_a_killed_score_goes_on_where_it_was(tmp_path, monkeypatch):
                 assert found[column].astype(str).tolist() == at_once[column].astype(str).tolist()
         assert found["label_code"].dtype == np.int64
     assert np.load(tmp_path / "score" / "worst.npy").shape == (48, 1, 8, 8)
+
+
+@pytest.mark.parametrize("rows", [[3, 70, 71, 500], list(range(300)), [9, 2, 290, 1], []])
+def test_rows_opened_alone_are_those_taken_of_the_whole(tmp_path, monkeypatch, rows):
+    small_parts(monkeypatch.setattr)
+    monkeypatch.setattr(sys.modules[__name__], "N", 600)
+    make(tmp_path / "set")
+    whole = ParticleSet.open(tmp_path / "set")
+    rows = np.array([r for r in rows if r < len(whole)], np.int64)
+    own, wanted = ParticleSet.open(tmp_path / "set", rows), whole.take(rows)
+    pd.testing.assert_frame_equal(own.table, wanted.table)
+    assert np.array_equal(own.images(), wanted.images()) and own.digest == wanted.digest
+    few = ParticleSet.open(tmp_path / "set", rows, ("label", "source"))
+    assert set(few.table) == {"label", "source"} and (few.labels == wanted.labels).all()
+    with pytest.raises(SvpkitError, match="cannot be read"):
+        ParticleSet.open(tmp_path / "set", np.array([len(whole)]))
+
+
+def test_what_a_set_takes_goes_by_the_rows_asked_for(tmp_path):
+    import pyarrow as pa
+
+    images = np.zeros((20_000, 1, 4, 4), np.uint8)
+    ParticleSet.from_arrays(images, ["a"] * 20_000, ("a",)).save(tmp_path / "set")
+
+    def bytes_a_row(*asked):
+        before = pa.total_allocated_bytes()
+        own = ParticleSet.open(tmp_path / "set", *asked)
+        held = own.table.select_dtypes("number").memory_usage(index=False).sum()
+        return (pa.total_allocated_bytes() - before + held) / 20_000
+
+    assert bytes_a_row() > 60
+    assert bytes_a_row(np.arange(0, 20_000, 10)) < 15
+    assert bytes_a_row(None, ("label", "um_per_px")) < 20

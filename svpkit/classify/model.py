@@ -168,8 +168,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Return softmax over the last axis, float32."""
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=-1, keepdims=True, initial=-np.inf)
-    each = np.exp(shifted)
-    return (each / each.sum(axis=-1, keepdims=True)).astype(np.float32)
+    each = np.exp(shifted, out=shifted)
+    each /= each.sum(axis=-1, keepdims=True)
+    return each.astype(np.float32)
 
 
 def log(probabilities: np.ndarray) -> np.ndarray:

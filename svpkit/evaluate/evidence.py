@@ -1,7 +1,7 @@
 """Predictions of every arm made into evidence: scores with intervals, arms paired."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from svpkit.safe import read_parquet
 from svpkit.store import stage
 
 SETS = ("test", "val")
+_JUDGED = ("id", "label", "group", "ecd_um")
 
 
 @stage(revision=2)
@@ -32,7 +33,7 @@ def evidence(out: Path, params: Mapping[str, Any], *scores: Path) -> None:
     for name in SETS:
         # differences are later minus earlier: the recipe's own arm goes last
         arms = dict(zip(params["arms"], scores, strict=True))
-        frames = {arm: read_predictions(path / f"{name}.parquet") for arm, path in arms.items()}
+        frames = {arm: read_judged(path / f"{name}.parquet") for arm, path in arms.items()}
         seen[name] = frames
         found[name] = compare_frames(
             dict(reversed(frames.items())),
@@ -62,10 +63,10 @@ def compare_frames(
         if classes_of(frame) != classes or not frame["id"].equals(first["id"]):
             raise SvpkitError(f"{name}: scored on other particles or classes than the first arm")
     return evaluate_paired(
-        codes(first["label"].tolist(), classes),
+        codes(first["label"], classes),
         {name: probabilities(frame) for name, frame in frames.items()},
         classes,
-        groups=alone(first["group"].astype(str).to_numpy(dtype=object)),
+        groups=alone(_texts(first["group"])),
         prevalence=prevalence,
         ecd_um=first["ecd_um"].to_numpy(float),
         replicates=replicates,
@@ -81,16 +82,16 @@ def promises(val: pd.DataFrame, test: pd.DataFrame, params: Mapping[str, Any]) -
     """
     classes, prevalence = classes_of(val), params["prevalence"]
     asked = thresholds.required(params["precision"], classes)
-    labels = codes(val["label"].tolist(), classes)
+    labels = codes(val["label"], classes)
     chosen = thresholds.choose(labels, probabilities(val), classes, asked, prevalence)
     limit = thresholds.limits({c: row["threshold"] for c, row in chosen.items()}, classes)
     measured = {
         name: judge(
-            codes(frame["label"].tolist(), classes),
+            codes(frame["label"], classes),
             thresholds.assign(probabilities(frame), limit),
             classes,
             prevalence=prevalence,
-            groups=alone(frame["group"].astype(str).to_numpy(dtype=object)),
+            groups=alone(_texts(frame["group"])),
             replicates=params["replicates"],
         )
         for name, frame in (("val", val), ("test", test))
@@ -115,10 +116,24 @@ def alone(groups: np.ndarray) -> np.ndarray | None:
     return groups
 
 
-def read_predictions(path: Path) -> pd.DataFrame:
-    """Return predictions as a table; raises SvpkitError where the file cannot be read."""
+def _texts(values: Any) -> np.ndarray:
+    # each text once, however many rows have it
+    place, found = pd.factorize(values.astype(str))
+    return np.asarray(found, dtype=object)[place]
+
+
+def read_judged(path: Path) -> pd.DataFrame:
+    """Return of predictions, as `read_predictions` does, what `compare_frames` looks at."""
+    return read_predictions(path, lambda name: name in _JUDGED or name.startswith("p_"))
+
+
+def read_predictions(path: Path, wanted: Callable[[str], bool] | None = None) -> pd.DataFrame:
+    """Return predictions as a table, of the columns that are `wanted`.
+
+    Raises SvpkitError where the file cannot be read.
+    """
     try:
-        return read_parquet(path)
+        return read_parquet(path, wanted=wanted)
     except (OSError, ValueError) as error:
         raise SvpkitError(f"{path}: no predictions here ({error})") from None
 
@@ -134,6 +149,8 @@ def probabilities(predictions: pd.DataFrame) -> np.ndarray:
     return predictions[names].to_numpy(np.float32)
 
 
-def codes(labels: Sequence[str], classes: tuple[str, ...]) -> np.ndarray:
+def codes(labels: Any, classes: tuple[str, ...]) -> np.ndarray:
     """Return labels as positions in `classes`: int64 (N,)."""
-    return np.asarray(pd.Categorical(labels, categories=classes).codes, dtype=np.int64)
+    place, found = pd.factorize(labels)
+    known = pd.Index(classes, dtype=object).get_indexer(pd.Index(found, dtype=object))
+    return np.append(known, -1)[place].astype(np.int64)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from svpkit.cells import safe, unsafe
 from svpkit.errors import SvpkitError, choices, nearest, unknown
@@ -96,7 +97,7 @@ def located(
 
 
 def relabelled(particles: ParticleSet, found: Sequence[Correction]) -> ParticleSet:
-    """Return the particles with their corrected labels, before it is known who is in which set."""
+    """Return all or some of the data's particles with their corrected labels."""
     own = [c for c in found if c.position != _SHUT]
     return _set_labels(particles, [c.position for c in own], [c.corrected for c in own])
 
@@ -109,16 +110,15 @@ def check(
     Each must start from the label that those before it leave. `used` are the positions of train
     and val: a row that is not applied moves no label, and nothing has to follow from it.
     """
-    names = particles.table["label"].astype(str).to_numpy(object)
-    inside, now = set(np.asarray(used).tolist()), {}
+    names, inside, now = particles.table["label"], _among(found, used), {}
     for each in found:
         if each.position in inside:
-            _refuse_other(each, [now.get(each.position, names[each.position])])
+            _refuse_other(each, [now.get(each.position, str(names.iloc[each.position]))])
             now[each.position] = each.corrected
 
 
 def replayed(particles: ParticleSet, record: Mapping[str, Any] | None) -> ParticleSet:
-    """Return the data's particles with the labels that a split's record says were applied."""
+    """Return some of the data's particles with the labels that a split's record says apply."""
     rows = [row for row in (record or {}).get("rows", ()) if row["what"] == APPLIED]
     return _set_labels(particles, [r["position"] for r in rows], [r["corrected"] for r in rows])
 
@@ -135,7 +135,7 @@ def recorded(
     and digests of the files, and the rows that they say are of test, are those of the files that
     the split was first made with: other files whose rows to apply are the same share it.
     """
-    inside, shut = set(np.asarray(used).tolist()), {*np.asarray(held).tolist(), _SHUT}
+    inside, shut = _among(found, used), _among(found, held) | {_SHUT}
     kept = ("position", "id", "label", "corrected")
     rows = [{k: getattr(c, k) for k in kept} | {"what": _fate(c, inside, shut)} for c in found]
     applied = Counter((r["label"], r["corrected"]) for r in rows if r["what"] == APPLIED)
@@ -146,6 +146,12 @@ def recorded(
         "counts": {what: said[what] for what in (APPLIED, CONFIRMED, TEST, UNUSED)},
         "rows": rows,
     }
+
+
+def _among(found: Sequence[Correction], positions: Sequence[int] | np.ndarray) -> set[int]:
+    # only of what is corrected: a set of all positions would be the largest thing here
+    own = np.array([each.position for each in found], np.int64)
+    return set(own[np.isin(own, positions)].tolist())
 
 
 def _fate(each: Correction, used: set[int], held: set[int]) -> str:
@@ -162,8 +168,10 @@ def _set_labels(
     if not positions:
         return particles
     names = particles.table["label"].astype(str).to_numpy(object)
-    for position, label in zip(positions, labels, strict=True):
-        names[position] = label
+    places = pd.Index(particles.rows).get_indexer(np.asarray(positions))
+    for place, label in zip(places, labels, strict=True):
+        if place >= 0:
+            names[place] = label
     table = particles.table.assign(label=names)
     return replace(particles, table=table.astype({"label": "category"}))
 

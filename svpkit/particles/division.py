@@ -1,7 +1,7 @@
 """Who goes where: a test set drawn first, then val, then what is left to train on."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -25,13 +25,17 @@ class Division:
 
 
 def divide(
-    particles: ParticleSet, params: Mapping[str, Any], corrected: ParticleSet | None = None
+    particles: ParticleSet,
+    params: Mapping[str, Any],
+    corrected: ParticleSet | None = None,
+    heads: np.ndarray | None = None,
 ) -> Division:
     """Return which particles go to which set; see `split`.
 
     The test set is drawn first, with a seed of its own, so that the recipe's seed never moves it.
     `corrected` are the same particles with corrected labels, which the counts to train on go by:
     test and val are drawn by the labels as they were read, so that a correction moves neither.
+    `heads` are the `digest_heads` of a table that is without digests.
     The first n of a class to train on are those of one order: 20 of them are among the first 50.
     """
     labelled = np.flatnonzero(particles.labels >= 0)
@@ -40,23 +44,50 @@ def divide(
             "data: no particle has a label (class folders or options.labels give them)"
         )
     notes = _left(len(particles) - len(labelled), "without a label")
-    known = _narrow(particles, params.get("group")).take(labelled)
-    groups = groups_of(particles, params.get("group"))[labelled]
-    test = _test_mask(known, groups, params, notes)
-    val, spare = _val_masks(known, groups, ~test, params, notes)
-    named = known
-    if corrected is not None and corrected is not particles:
-        named = _narrow(corrected, params.get("group")).take(labelled)
-    train = _capped(named, ~(test | val | spare), params)
+    known = _Known(
+        particles.classes,
+        particles.labels,
+        groups_of(particles, params.get("group")),
+        _text(particles.table["source"]),
+        digest_heads(particles.table) if heads is None else heads,
+    )
+    if len(labelled) < len(particles):
+        known = known.at(labelled)
+    own = known.groups if params.get("group") else groups_of(particles, "group")[labelled]
+    test = _test_mask(known, own, params, notes)
+    val, spare = _val_masks(known, ~test, params, notes)
+    other = corrected or particles
+    named = known.labels if other is particles else other.labels[labelled]
+    train = _capped(known.classes, named, ~(test | val | spare), params)
     sets = (labelled[np.flatnonzero(mask)] for mask in (train, val, test))
     return Division(*sets, notes=notes)
 
 
-def _narrow(particles: ParticleSet, column: str | None) -> ParticleSet:
-    # what divides: the table's copies below are then small
-    wanted = {"label", "group", "source", "digest", column}
-    table = particles.table
-    return replace(particles, table=table[[name for name in table if name in wanted]])
+@dataclass(frozen=True)
+class _Known:
+    # what divides the labelled particles, (N,) each: a copy of it is small
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    groups: np.ndarray
+    sources: np.ndarray
+    heads: np.ndarray
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return _counts(self.classes, self.labels)
+
+    @property
+    def units(self) -> np.ndarray:
+        return units_of(self.groups, self.sources, self.heads)
+
+    def at(self, rows: np.ndarray) -> "_Known":
+        found = (each[rows] for each in (self.labels, self.groups, self.sources, self.heads))
+        return _Known(self.classes, *found)
+
+
+def _counts(classes: Sequence[str], labels: np.ndarray) -> dict[str, int]:
+    found = np.bincount(labels[labels >= 0], minlength=len(classes))
+    return dict(zip(classes, found.tolist(), strict=True))
 
 
 def groups_of(particles: ParticleSet, column: str | None) -> np.ndarray:
@@ -69,31 +100,27 @@ def groups_of(particles: ParticleSet, column: str | None) -> np.ndarray:
         raise unknown("data.group: column", column, map(str, table.columns))
     if column is None or column not in table:
         return np.full(len(particles), "", object)
-    return _text(table, column)
+    return _text(table[column])
 
 
-def _text(table: pd.DataFrame, name: str) -> np.ndarray:
+def _text(values: Any) -> np.ndarray:
     # each text once, however many rows have it
-    codes, found = pd.factorize(table[name])
+    codes, found = pd.factorize(values)
     texts = np.append(np.asarray(found, dtype=object).astype(str).astype(object), "")
     return texts[codes]
 
 
-def _units(particles: ParticleSet, groups: np.ndarray) -> np.ndarray:
-    table = particles.table
-    return units_of(groups, _text(table, "source"), digest_heads(table))
-
-
 def _test_mask(
-    particles: ParticleSet, groups: np.ndarray, params: Mapping[str, Any], notes: list[str]
+    known: _Known, column: np.ndarray, params: Mapping[str, Any], notes: list[str]
 ) -> np.ndarray:
+    # `column` (N,) is what groups are named by, though they may not divide
     asked = params.get("test")
     if asked is None:
-        return np.zeros(len(particles), bool)
+        return np.zeros(len(known.labels), bool)
     if isinstance(asked, Mapping) and "fold" in asked:
-        _note_few(groups, "test", notes)
-        units, random = _units(particles, groups), partial(rng, 0, "split", "fold")
-        test = deal(particles.labels, units, asked["of"], random) == asked["fold"]
+        _note_few(known.groups, "test", notes)
+        units, random = known.units, partial(rng, 0, "split", "fold")
+        test = deal(known.labels, units, asked["of"], random) == asked["fold"]
         if not test.any():
             n = len(np.unique(units))
             raise SvpkitError(
@@ -102,12 +129,11 @@ def _test_mask(
             )
         return test
     if isinstance(asked, Mapping):
-        column = groups if params.get("group") else groups_of(particles, "group")
         return np.isin(column, _known_groups(asked["group"], column))
     # Never the recipe's seed: another seed must meet the same test set.
-    target = _shares(particles.counts, float(asked))
-    _note_few(groups, "test", notes)
-    return choose(particles.labels, _units(particles, groups), target, rng(0, "split", "test"))
+    target = _shares(known.counts, float(asked))
+    _note_few(known.groups, "test", notes)
+    return choose(known.labels, known.units, target, rng(0, "split", "test"))
 
 
 def _known_groups(asked: Any, groups: np.ndarray) -> list[str]:
@@ -122,19 +148,14 @@ def _known_groups(asked: Any, groups: np.ndarray) -> list[str]:
 
 
 def _val_masks(
-    particles: ParticleSet,
-    groups: np.ndarray,
-    free: np.ndarray,
-    params: Mapping[str, Any],
-    notes: list[str],
+    known: _Known, free: np.ndarray, params: Mapping[str, Any], notes: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    rest, asked = particles.take(free), params["val"]
+    rest, asked = known.at(free), params["val"]
     exact = isinstance(asked, Mapping)
     target = _asked(asked, rest.counts) if exact else _shares(rest.counts, float(asked))
     random = rng(params["seed"], "split", "val")
-    units = _units(rest, groups[free])
-    chosen = choose(rest.labels, units, target, random, exact=exact)
-    _note_few(groups[free], "val", notes)
+    chosen = choose(rest.labels, rest.units, target, random, exact=exact)
+    _note_few(rest.groups, "val", notes)
     surplus = _surplus(rest.labels, chosen, target, random) if exact else np.zeros_like(chosen)
     notes += _left(int(surplus.sum()), "because their group or picture is in val")
     val, spare = np.zeros_like(free), np.zeros_like(free)
@@ -165,25 +186,25 @@ def _surplus(
     return out
 
 
-def _capped(particles: ParticleSet, train: np.ndarray, params: Mapping[str, Any]) -> np.ndarray:
-    caps, labels = params.get("train") or {}, particles.labels
-    there = dict(zip(particles.counts, np.bincount(labels[train], minlength=1), strict=False))
-    order = rng(params["seed"], "split", "train").permutation(len(labels))
+def _capped(
+    classes: Sequence[str], labels: np.ndarray, train: np.ndarray, params: Mapping[str, Any]
+) -> np.ndarray:
+    caps, counts = params.get("train") or {}, _counts(classes, labels)
+    there = _counts(classes, labels[train])
     for name in caps:
-        if name not in particles.classes:
-            raise unknown("data.train", name, particles.classes)
-    for c, name in enumerate(particles.classes):
-        n = int(there.get(name, 0))
+        if name not in classes:
+            raise unknown("data.train", name, classes)
+    for name, n in there.items():
         if not n:
-            less = (
-                "; ask less for val and test" if particles.counts[name] else ": it has no particle"
-            )
+            less = "; ask less for val and test" if counts[name] else ": it has no particle"
             raise SvpkitError(f"data: no '{name}' is left to train on{less}")
         if caps.get(name, 0) > n:
             raise SvpkitError(f"data.train.{name}: asked {caps[name]}, only {n} there")
-        members = order[train[order] & (labels[order] == c)]
-        train = train.copy()
-        train[members[caps.get(name, n) :]] = False
+    train, random = train.copy(), rng(params["seed"], "split", "train")
+    order = random.permutation(len(labels)) if caps else np.empty(0, np.int64)
+    for name, most in caps.items():
+        members = order[train[order] & (labels[order] == classes.index(name))]
+        train[members[most:]] = False
     return train
 
 

@@ -7,6 +7,7 @@ from itertools import combinations, islice
 
 import numpy as np
 
+from svpkit.particles.grouping import among
 from svpkit.particles.particleset import ParticleSet, batches, digest_heads
 
 BITS = 64
@@ -57,7 +58,7 @@ def exact_pairs(a: ParticleSet, b: ParticleSet, most: int = 5) -> list[tuple[str
     # only what shares half a digest is looked at whole: a dictionary of all would be the largest
     # thing here
     own, other = digest_heads(a.table), digest_heads(b.table)
-    a_rows, b_rows = np.isin(own, other), np.isin(other, own)
+    a_rows, b_rows = among(own, other), among(other, own)
     one, two = (each.table.loc[rows, ["digest", "id"]] for each, rows in ((a, a_rows), (b, b_rows)))
     first = dict(zip(one["digest"], one["id"], strict=True))
     there = zip(two["digest"], two["id"], strict=True)

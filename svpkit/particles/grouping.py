@@ -46,9 +46,19 @@ def deal(
     return dealt
 
 
+def among(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return which values (N,) are among those known (M,): bool (N,), in little memory."""
+    if not len(known):
+        return np.zeros(len(values), bool)
+    known = np.sort(known)
+    at = np.searchsorted(known, values)
+    at[at == len(known)] = 0
+    return known[at] == values
+
+
 def n_groups(groups: np.ndarray) -> int:
     """Return the number of named groups."""
-    return len(set(groups.tolist()) - {""})
+    return len(set(pd.unique(groups)) - {""})
 
 
 def choose(
@@ -82,13 +92,16 @@ def choose(
 
 
 def _joined(codes: np.ndarray, digests: np.ndarray) -> np.ndarray:
-    twice = pd.Series(digests).duplicated(keep=False).to_numpy()
+    # sorted: a table of all digests would take four times the room
+    ordered = np.sort(digests)
+    twice = among(digests, ordered[1:][ordered[1:] == ordered[:-1]])
     pictures = pd.factorize(digests[twice])[0]
     n = int(codes.max()) + 1 if len(codes) else 0
     edges = (np.ones(len(pictures)), (codes[twice], pictures + n))
     total = n + int(pictures.max(initial=-1)) + 1
     joined = connected_components(coo_array(edges, shape=(total, total)), directed=False)[1]
-    return np.unique(joined[codes], return_inverse=True)[1]
+    there = np.bincount(joined[codes], minlength=1) > 0
+    return (np.cumsum(there) - 1)[joined[codes]]
 
 
 def _members(labels: np.ndarray, units: np.ndarray, classes: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """A set of particles: memory-mapped uint8 images and one table row a particle."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from svpkit.errors import SvpkitError, unknown
-from svpkit.particles.columns import categorise, joined, one_type
+from svpkit.particles.columns import alike, categorise, joined, one_type, taken
 from svpkit.safe import load_array, read_json, read_parquet
 
 FORMAT = 1
@@ -45,18 +45,25 @@ class ParticleSet:
     rows: np.ndarray
 
     @classmethod
-    def open(cls, folder: Path | str) -> "ParticleSet":
-        """Open a set on disk; raises SvpkitError where the folder holds none."""
+    def open(
+        cls,
+        folder: Path | str,
+        rows: np.ndarray | None = None,
+        columns: Container[str] | None = None,
+    ) -> "ParticleSet":
+        """Open a set on disk; raises SvpkitError where the folder holds none.
+
+        `rows`, positions int64 (n,), give what `take` of the whole would, and `columns` those of
+        the table that are read: what is not asked for takes no memory.
+        """
         folder = Path(folder)
         manifest = read_manifest(folder)
         try:
             parts = tuple(_images(folder, each, manifest["shape"]) for each in manifest["parts"])
-            given = zip(manifest["parts"], parts, strict=True)
-            tables = [read_parquet(_inside(folder, p["table"]), len(part)) for p, part in given]
-            table = one_type(joined(tables))
-            if len(table) != sum(len(part) for part in parts):
-                raise ValueError("not as many images as rows")
-            return cls(parts, table, tuple(manifest["classes"]), np.arange(len(table)))
+            files = [_inside(folder, each["table"]) for each in manifest["parts"]]
+            table = _table(list(zip(files, map(len, parts), strict=True)), rows, columns)
+            rows = np.arange(len(table)) if rows is None else np.asarray(rows, np.int64)
+            return cls(parts, table, tuple(manifest["classes"]), rows)
         except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
             said = " ".join(str(error).split())
             raise SvpkitError(f"{folder}: particle set that cannot be read ({said})") from None
@@ -215,6 +222,33 @@ def _images(folder: Path, part: dict[str, Any], shape: Sequence[int]) -> np.ndar
     return found
 
 
+def _table(
+    files: Sequence[tuple[Path, int]], rows: np.ndarray | None, columns: Container[str] | None
+) -> pd.DataFrame:
+    # of the tables of a set's parts, each with its number of rows
+    tables, start, total = [], 0, sum(n for _, n in files)
+    order = None if rows is None else np.sort(rows)
+    if order is not None and np.array_equal(order, np.arange(total)):
+        order = None
+    for path, n in files:
+        table = read_parquet(path, n, None if columns is None else columns.__contains__)
+        if order is not None:
+            own = order[slice(*np.searchsorted(order, (start, start + n)))]
+            table = taken(table, own - start)
+        tables.append(table)
+        start += n
+    if order is not None and not alike(tables):
+        # what type a column has, all its rows say
+        return _table(files, None, columns).iloc[rows].reset_index(drop=True)
+    table = one_type(joined(tables, whole=order is None))
+    if len(table) != (total if order is None else len(order)):
+        raise ValueError(f"{len(table)} rows of {total} particles")
+    if rows is None or (rows[1:] > rows[:-1]).all():
+        return table
+    places = rows if order is None else np.searchsorted(order, rows)
+    return table.iloc[places].reset_index(drop=True)
+
+
 def read_raw(folder: Path) -> pd.DataFrame | None:
     """Return the export's own columns as the reader found them, a row a particle; None without.
 
@@ -262,6 +296,13 @@ def digest_heads(table: pd.DataFrame) -> np.ndarray:
     digests = table["digest"]
     heads = (int(d[:16], 16) for at in batches(len(table), 65_536) for d in digests.iloc[at])
     return np.fromiter(heads, np.uint64, len(table))
+
+
+def read_heads(folder: Path) -> np.ndarray:
+    """Return `digest_heads` of a set on disk, whose digests are read a part at a time."""
+    names = [_inside(folder, part["table"]) for part in read_manifest(folder)["parts"]]
+    found = (digest_heads(read_parquet(name, wanted="digest".__eq__)) for name in names)
+    return np.concatenate([np.empty(0, np.uint64), *found])
 
 
 def batches(n: int, size: int) -> Iterator[slice]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
+from svpkit.errors import SvpkitError
 from svpkit.particles.particleset import ParticleSet
 
 _PAPER, _INK = (255, 255, 255), (60, 60, 60)
@@ -47,20 +48,27 @@ def inspect(
 
     Particles are taken evenly through the set. Columns: class, n, ecd_um_low, ecd_um_high (um, NaN
     where unknown), um_per_px_low, um_per_px_high, origin, sheet (the file). Raises SvpkitError
-    where the folder holds no set.
+    where the folder holds no set, and where `out` holds other files than these sheets.
     """
     if not isinstance(particles, ParticleSet):
         particles = ParticleSet.open(particles)
-    out.mkdir(parents=True, exist_ok=True)
     names = [*particles.classes, *([""] if (particles.labels < 0).any() else [])]
+    files = [f"{_safe(name or 'unlabelled')}.png" for name in names]
+    _make(out, files)
     rows = []
-    for i, name in enumerate(names):
+    for i, (name, file) in enumerate(zip(names, files, strict=True)):
         label = i if name else -1
         members = particles.take(np.flatnonzero(particles.labels == label))
-        file = f"{_safe(name or 'unlabelled')}.png"
         _sheet_of(members, per_class, upscale).save(out / file)
         rows.append(_summary(name, members) | {"sheet": file})
     return pd.DataFrame(rows)
+
+
+def _make(out: Path, files: Sequence[str]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    # sheets of two sets in one folder could not be told apart
+    if others := sorted(p.name for p in out.iterdir() if p.name not in files):
+        raise SvpkitError(f"{out}: holds {others[0]}, no sheet of this set; name a new folder")
 
 
 def _sheet_of(members: ParticleSet, most: int, upscale: int) -> Image.Image:

@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from svpkit import auditlog
-from svpkit.drawn_index import Index
+from svpkit.drawn_index import READ, Index
 from svpkit.errors import SvpkitError, unknown
 from svpkit.particles import corrections
-from svpkit.particles.division import Division, divide, groups_of
+from svpkit.particles.division import divide, groups_of
 from svpkit.particles.duplicates import exact_pairs, near_pairs
-from svpkit.particles.particleset import ParticleSet, concat
+from svpkit.particles.grouping import among
+from svpkit.particles.particleset import ParticleSet, concat, digest_heads, read_heads
+from svpkit.particles.parting import SETS, Parting, labelled, light
+from svpkit.shapes import SplitRecord, shaped
 from svpkit.store import stage
 
 MIN_VAL = 30
@@ -37,40 +41,30 @@ def split(out: Path, params: Mapping[str, Any], data: Path, *others: Path) -> No
     """
     own = others[: len(others) - params.get("also", 0)]
     test, also = (own[0] if own else None), others[len(own) :]
-    particles = ParticleSet.open(data)
-    other = None if test is None else _like(ParticleSet.open(test), particles, "data.test")
-    index = Index(auditlog.store_of(out))
-    refuse_drawn(particles, "data", index)
-    if other:
-        refuse_drawn(other, "data.test", index)
+    index, column = Index(auditlog.store_of(out)), params.get("group")
+    particles = _real(light(data, column), data, "data", index)
+    other = None
+    if test is not None:
+        other = _like(_real(light(test, column), test, "data.test", index), particles, "data.test")
+    for folder in also:
+        _like(_real(light(folder, None), folder, "data.also", index), particles, "data.also")
     asked = params.get("corrections")
-    found = corrections.located(asked, particles, other) if asked else []
+    found = corrections.located(asked, *_named(data, test)) if asked else []
     named = corrections.relabelled(particles, found)
-    parts = divide(particles, params if other is None else {**params, "test": None}, named)
+    rules = params if other is None else {**params, "test": None}
+    parts = divide(particles, rules, named, read_heads(data))
     used = np.concatenate([parts.train, parts.val])
     corrections.check(found, particles, used)
     if other is not None:
         parts.test = np.flatnonzero(other.labels >= 0)
-    sets = {
-        "train": named.take(parts.train),
-        "val": named.take(parts.val),
-        "test": (other or particles).take(parts.test),
-    }
-    _refuse_missing(sets)
-    if also:
-        more = concat([_also(folder, particles, index) for folder in also])
-        parts.notes += _shared_with(more, sets, params.get("group"))
-        sets["train"] = concat([sets["train"], more])
-    # the sets hold their own rows: a second table of all would only take room
-    del particles, named
-    _refuse_copies(sets)
-    if other is not None:
-        parts.notes += _shared_groups(sets, params.get("group"))
-    for name in sets:
+    parting = Parting(data, test or data, also, parts, found, particles.classes)
+    # each set is read anew: beside them all particles would only take room
+    del particles, other, named
+    for name in SETS:
         np.save(out / f"{name}.npy", getattr(parts, name).astype(np.int64), allow_pickle=False)
     record = {"data": data.name, "test": None if test is None else test.name}
     record |= {"also": [folder.name for folder in also]} if also else {}
-    record |= _record(sets, parts, params, separate=test is not None)
+    record |= _record(parting, params, separate=test is not None)
     if asked:
         held = parts.test if test is None else ()
         record["corrections"] = corrections.recorded(asked, found, used, held)
@@ -90,8 +84,8 @@ class Split:
         """Open a split; raises SvpkitError where the folder holds none."""
         folder = Path(folder)
         try:
-            return cls(folder, json.loads((folder / "split.json").read_text()))
-        except (OSError, ValueError) as error:
+            return cls(folder, shaped(folder / "split.json", SplitRecord))
+        except SvpkitError as error:
             raise SvpkitError(f"{folder}: no split here ({error})") from None
 
     @property
@@ -112,7 +106,7 @@ class Split:
     def train(self) -> ParticleSet:
         """Return the particles to learn from, those of further sets last."""
         found = self._taken("train", self.record["data"])
-        more = [_labelled(self._open(name)) for name in self.record.get("also", ())]
+        more = [labelled(self._open(name)) for name in self.record.get("also", ())]
         return concat([found, *more]) if more else found
 
     def val(self) -> ParticleSet:
@@ -140,26 +134,30 @@ class Split:
 
     def _taken(self, name: str, artifact: str) -> ParticleSet:
         positions = np.load(self.folder / f"{name}.npy", allow_pickle=False)
-        found = self._open(artifact)
+        found = self._open(artifact, positions)
         if name != "test":
             found = corrections.replayed(found, self.record.get("corrections"))
-        return found.take(positions)
+        return found
 
-    def _open(self, artifact: str) -> ParticleSet:
+    def _open(self, artifact: str, rows: np.ndarray | None = None) -> ParticleSet:
         # beside the split in the store, or one above while it is still partial
         places = [up / artifact for up in (self.folder.parent, self.folder.parent.parent)]
         place = next((p for p in places if p.is_dir()), places[0])
-        return ParticleSet.open(place).with_classes(self.classes)
+        return ParticleSet.open(place, rows).with_classes(self.classes)
 
 
-def _also(folder: Path, data: ParticleSet, index: Index) -> ParticleSet:
-    found = _like(ParticleSet.open(folder), data, "data.also")
-    refuse_drawn(found, "data.also", index)
-    return _labelled(found)
+def _real(found: ParticleSet, folder: Path, where: str, index: Index) -> ParticleSet:
+    # names and digests are read where there is something to tell by them
+    if index or "synthetic" in set(found.table["origin"].unique()):
+        named = ParticleSet.open(folder, columns=("id", "origin", "digest", READ))
+        refuse_drawn(named, where, index)
+    return found
 
 
-def _labelled(particles: ParticleSet) -> ParticleSet:
-    return particles.take(particles.labels >= 0)
+def _named(data: Path, test: Path | None) -> tuple[ParticleSet, ParticleSet | None]:
+    own, other = (f and ParticleSet.open(f, columns=("id", "label")) for f in (data, test))
+    assert own is not None
+    return own, other
 
 
 def _like(other: ParticleSet, data: ParticleSet, where: str) -> ParticleSet:
@@ -205,8 +203,8 @@ def _refuse_missing(sets: Mapping[str, ParticleSet]) -> None:
                 )
 
 
-def _shared_groups(sets: Mapping[str, ParticleSet], column: str | None) -> list[str]:
-    names = {k: set(groups_of(each, column).tolist()) - {""} for k, each in sets.items()}
+def _shared_groups(parting: Parting, column: str | None) -> list[str]:
+    names = {name: _texts(parting.read(name, column), column) for name in SETS}
     both = sorted((names["train"] | names["val"]) & names["test"])
     if not both:
         return []
@@ -214,50 +212,66 @@ def _shared_groups(sets: Mapping[str, ParticleSet], column: str | None) -> list[
     return [f"{len(both)} groups stand in the data and in the test set too, such as {shown}"]
 
 
-def _shared_with(
-    also: ParticleSet, sets: Mapping[str, ParticleSet], column: str | None
-) -> list[str]:
+def _shared_with(parting: Parting, column: str | None) -> list[str]:
     # another picture of a particle that judges is no copy of it, and gives it away all the same
     notes = []
     for name in ("val", "test"):
         for what, of in (("groups", column), ("ids", "id")):
-            here, there = (set(groups_of(each, of).tolist()) - {""} for each in (also, sets[name]))
+            here, there = _texts(parting.more(of), of), _texts(parting.read(name, of), of)
             if both := sorted(here & there):
                 shown = ", ".join(f"'{each}'" for each in both[:5])
                 notes.append(f"{len(both)} {what} stand in data.also and in {name} too: {shown}")
     return notes
 
 
-def _refuse_copies(sets: Mapping[str, ParticleSet]) -> None:
-    for a, b in combinations(sets, 2):
-        pairs = exact_pairs(sets[a], sets[b])
+def _texts(particles: ParticleSet, column: str | None) -> set[str]:
+    return set(pd.unique(groups_of(particles, column))) - {""}
+
+
+def _refuse_copies(heads: Mapping[str, np.ndarray], parting: Parting) -> None:
+    for a, b in combinations(SETS, 2):
+        # whole digests, and names, only where halves of them are the same
+        if not among(heads[a], heads[b]).any():
+            continue
+        one, two = (parting.read(name, "id", "digest") for name in (a, b))
+        pairs = exact_pairs(one, two)
         if pairs:
             named = ", ".join(f"'{x}' = '{y}'" for x, y in pairs)
             raise SvpkitError(f"data: the same picture stands in {a} and {b}: {named}; remove one")
 
 
-def _record(
-    sets: Mapping[str, ParticleSet], parts: Division, params: Mapping[str, Any], *, separate: bool
-) -> dict[str, Any]:
+def _record(parting: Parting, params: Mapping[str, Any], *, separate: bool) -> dict[str, Any]:
+    column, notes = params.get("group"), parting.parts.notes
+    sets = {name: parting.own(name, "origin", "hash") for name in SETS}
+    _refuse_missing(sets)
+    if parting.also:
+        notes += _shared_with(parting, column)
+        sets["train"] = concat([sets["train"], parting.more("origin", "hash")])
+    said, heads = {}, {}
+    for name in SETS:
+        whole = parting.read(name, "id", "digest", column)
+        said[name], heads[name] = described(whole, column), digest_heads(whole.table)
+    _refuse_copies(heads, parting)
+    notes += _shared_groups(parting, column) if separate else []
     lowest = min(sets["val"].counts.values(), default=0)
     min_val = params.get("min_val", MIN_VAL)
     return {
-        "classes": list(sets["train"].classes),
+        "classes": list(parting.classes),
         "seed": params["seed"],
-        "group": params.get("group"),
-        "origins": sorted({o for each in sets.values() for o in each.table["origin"].astype(str)}),
+        "group": column,
+        "origins": sorted({o for each in sets.values() for o in each.table["origin"].unique()}),
         "separate_test": separate,
         "choose_on_val": lowest >= min_val,
         "min_val": min_val,
-        "sets": {name: described(each, params.get("group")) for name, each in sets.items()},
-        "near_duplicates": _near(sets),
-        "notes": parts.notes,
+        "sets": said,
+        "near_duplicates": _near(sets, parting),
+        "notes": notes,
     }
 
 
 def described(particles: ParticleSet, column: str | None) -> dict[str, Any]:
     """Return what a record says of one set: counts, digest and groups."""
-    names = sorted(set(groups_of(particles, column).tolist()) - {""})
+    names = sorted(_texts(particles, column))
     return {
         "n": len(particles),
         "counts": particles.counts,
@@ -267,12 +281,15 @@ def described(particles: ParticleSet, column: str | None) -> dict[str, Any]:
     }
 
 
-def _near(sets: Mapping[str, ParticleSet]) -> dict[str, Any]:
+def _near(sets: Mapping[str, ParticleSet], parting: Parting) -> dict[str, Any]:
     pairs, unsearched = [], 0
     for a, b in combinations(sets, 2):
         found = near_pairs(sets[a], sets[b])
         unsearched += found.unsearched
-        ids = (sets[s].table["id"].to_numpy()[p] for s, p in ((a, found.first), (b, found.second)))
+        if not len(found.correlation):
+            continue
+        two = ((a, found.first), (b, found.second))
+        ids = (parting.read(name, "id").table["id"].iloc[at] for name, at in two)
         pairs += [
             {"sets": [a, b], "ids": [str(x), str(y)], "correlation": round(float(r), 4)}
             for x, y, r in zip(*ids, found.correlation, strict=True)
