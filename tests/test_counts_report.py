@@ -114,6 +114,13 @@ def terminal(made):
         ((1237.2, 1083.3, 1408.9), ("1,240", "1,080 to 1,410")),
         ((0.0, 0.0, 7.378), ("0", "< 7.4")),
         ((0.0, 0.0, 7.41), ("0", "< 7.5")),
+        # a trace that a correction leaves of a class never named
+        ((0.0076, 0.0, 9.3), ("0", "< 9.3")),
+        ((0.049, 0.0, 9.31), ("0", "< 9.4")),
+        ((0.064, 0.0, 9.3), ("0.1", "0 to 9.3")),
+        ((3.7, 0.0, 16.2), ("4", "0 to 16")),
+        ((0.0076, 0.0, 0.02), ("0.008", "0 to 0.020")),
+        ((0.0076, 0.001, 9.3), ("0.0076", "0.0010 to 9.3")),
         ((6.0, 1.237, 17.53), ("6", "1.2 to 18")),
         ((2.02, 0.047, 11.46), ("2.0", "0 to 11.5")),
         ((41.6, 41.6, 65.2), ("42", "42 to 65")),
@@ -185,6 +192,10 @@ def test_a_zero_means_less_than_its_own_limit_or_that_of_the_volume():
     assert "it means fewer than 7.4 per mL." in header(counted({}))
     wider = stated(counted({}), "air_bubble", ">= 5", 0.0, 0.0, 11.9)
     assert "it means fewer than 7.4 to 12 per mL." in header(wider)
+    trace = stated(counted({}), "air_bubble", ">= 5", 0.0076, 0.0, 11.9)
+    assert "it means fewer than 7.4 to 12 per mL." in header(trace)
+    assert "air bubble: 0 per mL ≥ 5 µm (< 12)" in header(trace)
+    assert "0 (< 12)" in terminal(trace) and "0.0076" not in terminal(trace) + render(trace)
     seen = counted({"dilution": 10.0})
     seen.counts["per_ml"] = seen.counts["per_ml"].clip(lower=1.0)
     assert "it means fewer than 74 per mL." in header(seen)

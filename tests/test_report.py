@@ -13,7 +13,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from rich.console import Console
+from sklearn.metrics import precision_score
 
+from svpkit.evaluate.statistics import evaluate
 from svpkit.report import Story, model_card, summary_table, write_report
 from svpkit.report.advice import next_steps, warnings
 from svpkit.report.figures import grey_range, png, span
@@ -145,10 +147,15 @@ def two_arms(gap, own=("synthetic",), base=("none",), there=None, **more):
 def test_verdict_follows_the_paired_interval():
     better = two_arms(around(0.02, 0.01))
     assert better.kind == "better"
-    assert better.headline == "Training with drawn particles did better than base in this run"
+    assert (
+        better.headline
+        == "Training with drawn particles did better than the arm 'base' in this run"
+    )
     assert "+0.020" in better.sentence and "excludes zero" in better.sentence
     worse = two_arms(around(-0.02, 0.01))
-    assert worse.headline == "Training with drawn particles did worse than base in this run"
+    assert (
+        worse.headline == "Training with drawn particles did worse than the arm 'base' in this run"
+    )
     unclear = two_arms(around(0.01, 0.02))
     assert unclear.kind == "unclear" and "holds zero" in unclear.sentence
     assert two_arms(None).kind == "unpaired"
@@ -169,7 +176,7 @@ def test_verdict_names_what_else_the_arms_differ_in():
     assert "differ in oversample (how often each real image is shown)" in often.sentence
     assert "differ in" not in two_arms(around(0.02)).sentence
     weighted = two_arms(around(0.02), own=("class_weights",)).headline
-    assert weighted == "Training with class weights did better than base in this run"
+    assert weighted == "Training with class weights did better than the arm 'base' in this run"
 
 
 def test_verdict_names_the_class_mix_that_each_arm_saw():
@@ -204,8 +211,8 @@ def test_verdict_takes_the_strongest_baseline():
     arms = {"own": arm(0.90, []), "weak": arm(0.5, []), "strong": arm(0.95, [])}
     gaps = {"weak": around(0.4), "strong": around(-0.05)}
     found = judged(arms, {name: {"macro_auprc": gap} for name, gap in gaps.items()})
-    assert found.kind == "worse" and "Against weak it is +0.400" in found.sentence
-    assert "strong is the strongest on the test set" in found.sentence
+    assert found.kind == "worse" and "Against the arm 'weak' it is +0.400" in found.sentence
+    assert "the arm 'strong' is the strongest on the test set" in found.sentence
 
 
 def test_the_baseline_is_chosen_on_validation():
@@ -213,7 +220,7 @@ def test_the_baseline_is_chosen_on_validation():
     for name, auprc in {"lucky": 0.80, "sound": 0.85}.items():
         arms[name]["val"] = scores(auprc)
     assert strongest(arms) == "sound"
-    assert "sound is the strongest on validation" in judged(arms, {}).sentence
+    assert "the arm 'sound' is the strongest on validation" in judged(arms, {}).sentence
     arms["sound"]["val"] = None
     assert strongest(arms) == "lucky"
 
@@ -489,6 +496,144 @@ def test_the_card_gives_data_use_limits_and_never_a_pass(story):
         assert part in card
     assert "seed: 0" in card and "versions: svpkit 0.1.0" in card and "{'" not in card
     assert "pass" not in card.lower() and "usp" not in card.lower()
+
+
+# Classes never named, and an arm called none
+
+
+def evaluated(names_oil, n=120, oil=40):
+    """A true evaluation of 3 classes, silicone oil (40) never the likeliest unless `names_oil`."""
+    rng = np.random.default_rng(np.random.Philox(7))
+    labels = np.repeat([0, 1, 2], [n, oil, n])
+    p = rng.dirichlet([0.6] * 3, labels.size)
+    p[np.arange(labels.size), labels] += 0.6
+    if not names_oil:
+        p[:, 1] = np.minimum(p[:, 1], 0.9 * np.delete(p, 1, 1).max(1))
+    p /= p.sum(1, keepdims=True)
+    prevalence = {"protein": 1000, "silicone_oil": 1, "air_bubble": 1}
+    ecd = rng.uniform(2, 15, labels.size)
+    more = {"prevalence": prevalence, "ecd_um": ecd, "replicates": 200}
+    return labels, p, evaluate(labels, p, CLASSES, **more)
+
+
+@pytest.fixture(scope="module")
+def unnamed_metrics():
+    return evaluated(False)
+
+
+@pytest.fixture
+def never_named(story, unnamed_metrics):
+    """The story with an own arm that names no silicone oil, beside one called none that does."""
+    own = {**story.arms["synthetic"], "metrics": unnamed_metrics[2]}
+    base = {**story.arms["real_only"], "metrics": evaluated(True)[2]}
+    return replace(
+        story,
+        arms={"synthetic": own, "none": base},
+        differences={"none": story.differences["real_only"]},
+    )
+
+
+FIRST = "silicone oil: none of 40 was named; the arm 'synthetic' finds no particle of this class."
+
+
+def test_a_class_never_named_is_the_first_thing_said(never_named):
+    assert warnings(never_named)[0] == FIRST
+    found = verdict(never_named)
+    assert found.kind == "better" and found.missing == ("silicone_oil",)
+    assert found.headline == (
+        "Training with drawn particles did better than the arm 'none' in this run, "
+        "yet the model names no silicone oil"
+    )
+    text = render(never_named)
+    mind = text[text.index("Before you trust these figures") :]
+    assert FIRST in unescape(mind[mind.index("<li>") : mind.index("</li>")])
+    assert "▲" not in text and "0 for silicone oil" not in text
+    card = model_card(never_named)
+    assert card[card.index("## Limits") :].splitlines()[2] == f"- {FIRST}"
+    said = " ".join(terminal(never_named).split())
+    assert said.index("names no silicone oil") < said.index(FIRST) < said.index("one seed")
+    assert next_steps(never_named)[0].startswith("Do not count silicone oil by the arm 'synthetic'")
+
+
+def test_precision_of_what_is_never_named_is_undefined_and_the_macro_is_marked(
+    never_named, unnamed_metrics
+):
+    labels, p, metrics = unnamed_metrics
+    # scikit-learn's zero_division=0, on its own road: the convention that is told below
+    by_zero = precision_score(labels, p.argmax(1), average="macro", zero_division=0)
+    assert metrics["macro_precision"]["value"] == pytest.approx(by_zero)
+    marked = f"{number(metrics['macro_precision'])}*"
+    convention = (
+        "The precision of a class that is never named is undefined (silicone oil by the arm"
+    )
+    text = render(never_named)
+    for name in ("arms", "classes", "prevalence"):
+        said = section(text, name)
+        assert f"{convention} 'synthetic')" in said and "count it as 0" in said, name
+    assert marked in section(text, "arms")
+    assert re.search(r"silicone oil [\d.]+ [\d.–]+ undefined none named", section(text, "classes"))
+    assert re.search(r"silicone oil [\d.]+ [\d.–]+ undefined none", section(text, "prevalence"))
+    assert "rests on 0 false positives" not in text
+    assert "silicone oil counted as 0" in text
+    assert " · – · 0.00" in section(text, "sizes") and "–*" not in text
+    card = model_card(never_named)
+    row = next(line for line in card.splitlines() if line.startswith("| silicone oil | 0."))
+    assert "| undefined (none named) | 0.000" in row
+    assert marked.replace("*", "\\*") in card and convention in card
+    assert marked in terminal(never_named) and "0.000 (0.000–1.000)" not in text + card
+
+
+def test_what_is_named_has_no_mark(story):
+    for text in (render(story), model_card(story), terminal(story)):
+        for part in ("undefined", "none named", "counted as 0", "finds no particle"):
+            assert part not in text
+    assert "lacking" not in render(story).partition("</style>")[2] and verdict(story).missing == ()
+    assert "▲" in render(story) and "*" not in terminal(story)
+
+
+def test_a_class_named_and_never_rightly_is_said_apart(story):
+    row = story.arms["real_only"]["metrics"]["per_class"]["air_bubble"]
+    row |= {"predicted": 7, "false_positives": 7, "few_false_positives": True}
+    assert warnings(story) == [
+        "air bubble: none of 100 was found; what the arm 'real only' names so (7) are others."
+    ]
+    assert "undefined" not in render(story)
+
+
+def test_a_class_that_no_arm_names_is_said_once(never_named):
+    own = never_named.arms["synthetic"]
+    both = replace(never_named, arms={"synthetic": own, "none": dict(own)})
+    said = [text for text in warnings(both) if "none of 40" in text]
+    assert said == [
+        "silicone oil: none of 40 was named; the arms 'synthetic' and 'none' find no particle of "
+        "this class."
+    ]
+    worse = {"none": {"macro_auprc": around(-0.02)}}
+    steps = next_steps(replace(both, differences=worse))
+    assert any("the arm 'none', which itself names no silicone oil" in step for step in steps)
+    assert not any(step.startswith("Use") for step in steps)
+
+
+def test_an_arm_called_none_reads_as_an_arm(story):
+    arms = {"none": story.arms["synthetic"], "also_none": story.arms["real_only"]}
+    arms["none_too"] = arm(0.89, ["none"])
+    gap = story.differences["real_only"]
+    odd = replace(story, arms=arms, differences={"also_none": gap, "none_too": gap})
+    plain_none = replace(story, arms={"own": arms["none"], "none": arms["also_none"]})
+    said = " ".join([verdict(odd).sentence, *next_steps(odd), verdict(plain_none).sentence])
+    assert "Of the baselines, the arm 'also none' is the strongest" in said
+    assert "0.920 for the arm 'none', 0.900 for the arm 'also none'" in said
+    assert "Against the arm 'none too' it is" in said
+    question = asked(story.recipe, story.sets["train"], list(arms))
+    assert question.endswith("Beside it stand the arms 'also none' and 'none too'.")
+    assert asked(story.recipe, story.sets["train"], ["own", "none"]).endswith(
+        "Beside it stands the arm 'none'."
+    )
+    text = render(odd)
+    assert "right of zero, the arm 'none' is ahead" in section(text, "arms")
+    assert "Test particles that the arm 'none' named wrongly" in section(text, "errors")
+    worse = replace(plain_none, differences={"none": {"macro_auprc": around(-0.02)}})
+    assert any(step.startswith("Use the arm 'none' on this data") for step in next_steps(worse))
 
 
 # In a browser

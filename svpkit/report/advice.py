@@ -1,10 +1,11 @@
 """What to be careful about in a run's figures, how sure they are, and what to do next."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from svpkit.report.drawing import drawing_notes
-from svpkit.report.numbers import listed, number, percent, plain, value
+from svpkit.report.numbers import listed, number, percent, plain, the_arm, value
+from svpkit.report.unnamed import missed, never, thin
 from svpkit.report.words import Values, blind, rare, strongest, verdict
 
 if TYPE_CHECKING:
@@ -38,8 +39,12 @@ def own_arm(arms: Mapping[str, Values]) -> Values:
 def warnings(story: "Story") -> list[str]:
     """Return what a reader must know before trusting the figures, the gravest first."""
     found = [
+        *missed(story.arms),
         *drawing_notes(story),
-        *(f"{plain(name)}: {said}" for name, said in _blind_arms(story.arms).items()),
+        *(
+            f"T{the_arm(n)[1:]}: {said[:1].lower()}{said[1:]}"
+            for n, said in _blind_arms(story.arms).items()
+        ),
         *_few_validation(story.sets.get("val") or {}, story.split),
         *_few_false_positives(own_arm(story.arms).get("metrics") or {}),
         *_one_group(story.split),
@@ -65,14 +70,11 @@ def _few_validation(counts: Mapping[str, int], split: Values) -> list[str]:
 
 
 def _few_false_positives(metrics: Values) -> list[str]:
-    few = {
-        name: row.get("false_positives")
-        for name, row in (metrics.get("per_class") or {}).items()
-        if row.get("few_false_positives")
-    }
+    few = thin(metrics)
     if not few:
         return []
-    counts = listed(f"{number(n, 0)} for {plain(name)}" for name, n in few.items())
+    each = metrics["per_class"]
+    counts = listed(f"{number(each[n].get('false_positives'), 0)} for {plain(n)}" for n in few)
     return [f"Precision rests on fewer than {FEW} false positives: {counts}."]
 
 
@@ -141,13 +143,13 @@ def next_steps(story: "Story") -> list[str]:
 
 
 def _about_arms(story: "Story") -> list[str]:
-    said = [f"Do not use {plain(n)} for counting as it stands." for n in _blind_arms(story.arms)]
-    found = verdict(story)
+    found, blinded = verdict(story), _blind_arms(story.arms)
+    said = _about_missing(story.arms, found.missing)
+    said += [f"Do not use {the_arm(n)} for counting as it stands." for n in blinded]
     if found.kind == "better":
         said.append("Repeat with other seeds, and on another run, before relying on the gain.")
     elif found.kind == "worse":
-        base = plain(strongest(story.arms))
-        said.append(f"Use {base} on this data, until it is known why the recipe falls behind.")
+        said.append(_about_base(story.arms, str(strongest(story.arms))))
     elif found.kind == "unclear":
         few = rare(story.sets.get("test") or {}) or list(story.sets.get("test") or {})
         said.append(
@@ -155,6 +157,23 @@ def _about_arms(story: "Story") -> list[str]:
             "And repeat with other seeds."
         )
     return said
+
+
+def _about_missing(arms: Mapping[str, Values], missing: Sequence[str]) -> list[str]:
+    if not missing:
+        return []
+    return [
+        f"Do not count {listed(missing, 'or')} by {the_arm(next(iter(arms)))}, which names none. "
+        "More labelled images, longer training or another strategy against the imbalance may help."
+    ]
+
+
+def _about_base(arms: Mapping[str, Values], base: str) -> str:
+    lacking = never(arms[base].get("metrics") or {})
+    if lacking:
+        which = f"which itself names no {listed(lacking, 'or')}"
+        return f"Find out why the recipe falls behind {the_arm(base)}, {which}."
+    return f"Use {the_arm(base)} on this data, until it is known why the recipe falls behind."
 
 
 def _about_drawn(fidelity: Mapping[str, Values]) -> list[str]:

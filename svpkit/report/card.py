@@ -9,6 +9,7 @@ from svpkit.report.markdown import points as _points
 from svpkit.report.markdown import rows as _rows
 from svpkit.report.markdown import text as _text
 from svpkit.report.numbers import interval, listed, number, signed
+from svpkit.report.unnamed import convention, macro, precision
 from svpkit.report.words import fidelity_sentence, verdict
 
 _USE = """\
@@ -86,14 +87,15 @@ def _images(story: Story) -> str:
 
 def _performance(story: Story) -> str:
     metrics = own_arm(story.arms).get("metrics") or {}
-    macro = [[label, interval(metrics.get(key))] for key, label in METRICS.items()]
+    told = [[label, macro(metrics, key)] for key, label in METRICS.items()]
     found = (story.calibration.get("calibration") or {}).get("test", {}).get("calibrated", {})
-    macro += [[label, interval(found[key])] for key, label in CALIBRATION.items() if key in found]
-    return (
-        _rows(["metric", "value (95 % interval)"], macro)
-        + "\n\n"
-        + _class_rows(metrics, metrics.get("per_class") or {})
-    )
+    told += [[label, interval(found[key])] for key, label in CALIBRATION.items() if key in found]
+    tables = [
+        _rows(["metric", "value (95 % interval)"], told),
+        _class_rows(metrics, metrics.get("per_class") or {}),
+        _text(convention(story.arms)),
+    ]
+    return "\n\n".join(part for part in tables if part)
 
 
 def _class_rows(metrics: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
@@ -101,7 +103,9 @@ def _class_rows(metrics: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
     rows = [
         [
             name,
-            *(interval(row.get(key)) for key in ("auprc", "precision", "recall")),
+            interval(row.get("auprc")),
+            precision(raw.get(name, {}) | {"precision": row.get("precision")}),
+            interval(row.get("recall")),
             number(raw.get(name, {}).get("n"), 0),
             number(raw.get(name, {}).get("false_positives"), 0),
         ]
@@ -126,7 +130,7 @@ def _baselines(story: Story) -> str:
     rows = [
         [
             name,
-            *(interval((arm.get("metrics") or {}).get(key)) for key in list(METRICS)[:3]),
+            *(macro(arm.get("metrics") or {}, key) for key in list(METRICS)[:3]),
             signed((story.differences.get(name) or {}).get("macro_auprc")),
         ]
         for name, arm in story.arms.items()

@@ -122,19 +122,27 @@ def rounded(count: float, low: float, high: float) -> tuple[str, str]:
     """Write a count and its interval to the places that the interval supports.
 
     Each end is rounded to two figures of its distance from the count, the count to those of the
-    shorter one: ("1,240", "1,080 to 1,410"). A count of 0 has an upper limit, rounded up:
-    ("0", "< 7.4").
+    shorter one, or of the upper one where the interval begins at 0: ("1,240", "1,080 to 1,410"). A
+    count of 0, as rounded, has an upper limit, rounded up: ("0", "< 7.4").
     """
     if not math.isfinite(count):
         return "–", ""
-    if count == 0 and low == 0 and math.isfinite(high):
+    if nought(count, low, high):
         return "0", f"< {upper(high)}" if high else ""
     below, above = abs(count - low), abs(high - count)
     sides = [side for side in (below, above) if side > 0]
     if not math.isfinite(below + above) or not sides:
         return _whole(count, _place(abs(count)) - 1), ""
     ends = (_text(end, _place(side or sides[0])) for end, side in ((low, below), (high, above)))
-    return _whole(count, _place(min(sides))), " to ".join(ends)
+    finest = above if low == 0 and above else min(sides)
+    return _whole(count, _place(finest)), " to ".join(ends)
+
+
+def nought(count: float, low: float, high: float) -> bool:
+    """Tell whether a count reads as 0: it is 0, or a trace that its interval has no digits for."""
+    if low != 0 or not (math.isfinite(count) and math.isfinite(high)):
+        return False
+    return round(count, -_place(abs(high - count))) == 0
 
 
 def upper(limit: float) -> str:

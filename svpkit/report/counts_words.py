@@ -8,6 +8,7 @@ import pandas as pd
 
 from svpkit.report.counts_cells import (
     clean_line,
+    nought,
     parts,
     short,
     shown,
@@ -202,8 +203,8 @@ def _unread(found: "Counted") -> str:
 
 def _zero(found: "Counted") -> str:
     # what the tables say of their zeros, else what a zero would mean
-    zeros = found.counts[(found.counts["per_ml"] == 0) & (found.counts["per_ml_high"] > 0)]
-    limits = zeros["per_ml_high"].tolist() or [
+    rows = found.counts[["per_ml", "per_ml_low", "per_ml_high"]].itertuples(index=False)
+    limits = [high for count, low, high in rows if high > 0 and nought(count, low, high)] or [
         ZERO / own * (value(each.get("dilution")) or 1.0)
         for each in found.inputs
         if (own := volume(each))

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
 
+from svpkit.legible import legible
 from svpkit.report.numbers import number, plain, value
 
 # Okabe and Ito's colour-blind-safe set, darkened where it would fade on white; light, dark.
@@ -141,6 +142,12 @@ def svg(figure: Figure) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode()}"
 
 
+def brief(name: str, most: int = 48) -> str:
+    """Return a name as a picture has room for it, without what no SVG may hold."""
+    text = legible(name)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def precision_recall(
     arms: Mapping[str, Any], name: str, mark: str = "", points: int = 120
 ) -> Panel | None:
@@ -157,7 +164,7 @@ def precision_recall(
             if curve is not None:
                 _band(axes, i, curve)
                 area = number(_auprc(arms[arm], name))
-                _line(axes, i, curve["recall"], curve["precision"], f"{area}  {arm}")
+                _line(axes, i, curve["recall"], curve["precision"], f"{area}  {brief(arm)}")
         chance = _share(arms, name)
         axes.axhline(chance, color=INKS["soft"][0], lw=1, ls=":")
         axes.set(xlim=(0, 1), ylim=(0, 1.02))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 
-from svpkit.report import advice, figures, numbers, thresholds, words
+from svpkit.legible import legible
+from svpkit.report import advice, figures, numbers, thresholds, unnamed, words
 from svpkit.report.drawing import NEAR_ORACLE, near_oracle
 from svpkit.toml import to_toml
 
@@ -137,11 +138,12 @@ def _environment() -> Environment:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_seen,
         undefined=ChainableUndefined,  # a missing figure is a dash, not a lost report
     )
     for said in (
         *(numbers.number, numbers.bounds, numbers.signed, numbers.percent),
-        *(numbers.plain, numbers.duration, numbers.value),
+        *(numbers.plain, numbers.duration, numbers.value, numbers.the_arm),
     ):
         page.filters[said.__name__] = said
     page.globals.update(
@@ -152,6 +154,12 @@ def _environment() -> Environment:
         fidelity_sentence=words.fidelity_sentence,
         resolution=words.resolution,
         copied=advice.copied,
+        unnamed=unnamed.unnamed,
+        never=unnamed.never,
+        thin=unnamed.thin,
+        star=unnamed.star,
+        convention=unnamed.convention,
+        notes_of=unnamed.notes,
         few=advice.FEW,
         groups_in=advice.groups_in,
         promised=thresholds.sentences,
@@ -159,6 +167,11 @@ def _environment() -> Environment:
         threshold_missed=thresholds.below,
     )
     return page
+
+
+def _seen(value: Any) -> Any:
+    # all that a page holds of others passes here; what is marked safe is ours
+    return legible(value) if type(value) is str else value
 
 
 def _panels(story: Story, mark: str) -> dict[str, list[figures.Panel]]:

@@ -1,8 +1,10 @@
 """Numbers, intervals and names as text, the same wherever they are printed."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from svpkit.legible import legible
 
 
 def value(entry: Any, key: str = "value") -> float | None:
@@ -50,13 +52,26 @@ def interval(entry: Any) -> str:
 
 def plain(name: Any) -> str:
     """Write a name as people say it: "silicone oil"."""
-    return str(name).replace("_", " ").strip()
+    return legible(str(name).replace("_", " ").strip())
 
 
 def listed(names: Iterable[Any], last: str = "and") -> str:
     """Join names: "a, b and c"."""
     *most, end = [plain(name) for name in names] or [""]
     return f"{', '.join(most)} {last} {end}" if most else end
+
+
+def the_arm(name: Any) -> str:
+    """Write the name of an arm as a sentence can hold it, even 'none': "the arm 'none'"."""
+    return f"the arm '{plain(name)}'"
+
+
+def arms_named(names: Sequence[Any]) -> str:
+    """Write the names of arms in a sentence: "the arms 'a' and 'b'"."""
+    if len(names) == 1:
+        return the_arm(names[0])
+    quoted = [f"'{plain(name)}'" for name in names]
+    return f"the arms {listed(quoted)}"
 
 
 def duration(seconds: Any) -> str:

@@ -47,7 +47,7 @@ def _curve(
                 np.array([value(t, key) for t in tests], float) for key in ("value", "low", "high")
             )
             if np.isfinite(y).any():
-                figures._line(axes, i, xs, y, arm, points=True)
+                figures._line(axes, i, xs, y, figures.brief(arm), points=True)
                 if arm in banded:
                     colour = figures.ARMS[i % len(figures.ARMS)][0]
                     axes.fill_between(xs, low, high, color=colour, alpha=0.1, lw=0)
@@ -73,7 +73,7 @@ def rank_panels(board: "Board", mark: str) -> list[figures.Panel]:
         colour = figures.ARMS[0][0]
         axes.hlines(range(len(arms)), *zip(*ends, strict=True), color=colour, alpha=0.35, lw=3)
         axes.plot(means, range(len(arms)), "o", color=colour, ms=6)
-        axes.set_yticks(range(len(arms)), [plain(arm) for arm in arms])
+        axes.set_yticks(range(len(arms)), [figures.brief(plain(arm)) for arm in arms])
         axes.invert_xaxis()
         uri = figures.svg(figure)
     text = listed(f"{plain(arm)} {number(m, 1)}" for arm, m in zip(arms, means, strict=True))

@@ -4,7 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from svpkit.report.numbers import bounds, interval, listed, number, percent, plain, signed, value
+from svpkit.report.numbers import (
+    arms_named,
+    bounds,
+    interval,
+    listed,
+    number,
+    percent,
+    plain,
+    signed,
+    the_arm,
+    value,
+)
+from svpkit.report.unnamed import never
 
 if TYPE_CHECKING:
     from svpkit.report.html import Story
@@ -20,12 +32,14 @@ class Verdict:
     """What the recipe's own arm did against its strongest baseline.
 
     `kind` is "better", "worse", "unclear" (the paired interval holds zero), "unpaired" (there is no
-    interval) or "alone" (no baseline).
+    interval) or "alone" (no baseline). `missing` are the classes that the own arm never names:
+    whatever the kind, the headline says so.
     """
 
     kind: str
     headline: str
     sentence: str
+    missing: tuple[str, ...] = ()
 
 
 def rare(counts: Mapping[str, int]) -> list[str]:
@@ -39,7 +53,8 @@ def asked(recipe: Values, counts: Mapping[str, int], arms: Sequence[str]) -> str
     few, most = rare(counts), max(counts, key=lambda name: counts[name], default="")
     learn = listed(f"{counts[name]:,} {plain(name)}" for name in few)
     beside = f" from {learn} images beside {counts.get(most, 0):,} {plain(most)}" if few else ""
-    others = f" Beside it stand {listed(arms[1:])}." if len(arms) > 1 else ""
+    stand = "stands" if len(arms) == 2 else "stand"
+    others = f" Beside it {stand} {arms_named(arms[1:])}." if len(arms) > 1 else ""
     balance = recipe.get("balance") or {}
     met = listed(s for s in balance.get("strategies", []) if s != "none") or "no balancing"
     return (
@@ -70,14 +85,16 @@ def verdict(story: "Story") -> Verdict:
     """
     arms, differences = story.arms, story.differences
     own, base = next(iter(arms), ""), strongest(arms)
+    missing = tuple(never((arms.get(own) or {}).get("metrics") or {}))
     if base is None:
         found = f"Macro AUPRC (average precision) is {interval(_macro(arms.get(own, {})))}."
-        return Verdict("alone", "One arm, with nothing to compare it to", found)
+        headline = "One arm, with nothing to compare it to" + _lacking("alone", missing)
+        return Verdict("alone", headline, found, missing)
     row = differences.get(base) or {}
     kind = _kind(row.get("macro_auprc"))
     found = [
-        f"Macro AUPRC (average precision): {plain(own)} {number(_macro(arms[own]))}, "
-        f"{plain(base)} {number(_macro(arms[base]))}.",
+        f"Macro AUPRC (average precision): {number(_macro(arms[own]))} for {the_arm(own)}, "
+        f"{number(_macro(arms[base]))} for {the_arm(base)}.",
         _chosen(arms, base),
         _paired("The paired difference", row.get("macro_auprc")),
         _elsewhere(row),
@@ -85,8 +102,9 @@ def verdict(story: "Story") -> Verdict:
         _caution(arms, own, base),
         _mix(arms, own, base, story.sets.get("train") or {}),
     ]
-    headline = _HEADLINES[kind].format(what=_subject(arms, own, base), base=plain(base))
-    return Verdict(kind, headline, " ".join(part for part in found if part))
+    headline = _HEADLINES[kind].format(what=_subject(arms, own, base), base=the_arm(base))
+    headline += _lacking(kind, missing)
+    return Verdict(kind, headline, " ".join(part for part in found if part), missing)
 
 
 _HEADLINES = {
@@ -95,6 +113,12 @@ _HEADLINES = {
     "unclear": "{what}: no difference to {base} that this test can show",
     "unpaired": "{what}: set beside {base} without a paired interval",
 }
+
+
+def _lacking(kind: str, missing: Sequence[str]) -> str:
+    if not missing:
+        return ""
+    return f", {'yet' if kind == 'better' else 'and'} the model names no {listed(missing, 'or')}"
 
 
 def _kind(gap: Any) -> str:
@@ -110,7 +134,7 @@ def _chosen(arms: Mapping[str, Values], base: str) -> str:
     where = (
         "on validation" if validated(arms) else "on the test set, no validation figure being kept"
     )
-    return f"Of the baselines, {plain(base)} is the strongest {where}."
+    return f"Of the baselines, {the_arm(base)} is the strongest {where}."
 
 
 def _paired(what: str, gap: Any) -> str:
@@ -134,7 +158,7 @@ def _elsewhere(row: Values) -> str:
 def _against(name: str, row: Values) -> str:
     gap = row.get("macro_auprc")
     around = f" ({bounds(gap)})" if bounds(gap) else ""
-    return f"Against {plain(name)} it is {signed(gap)}{around}."
+    return f"Against {the_arm(name)} it is {signed(gap)}{around}."
 
 
 def _macro(arm: Values, key: str = "metrics") -> Any:
