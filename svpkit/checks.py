@@ -88,6 +88,26 @@ def checking(experiment: Experiment, get: Get) -> Get:
     return checked
 
 
+def check_known(experiment: Experiment, planned: Sequence[Artifact]) -> None:
+    """Check the classes that a recipe names before any work, where those of the data are known.
+
+    They are where the recipe gives their order and where the data are read already. Raises
+    SvpkitError as `check_classes`, and for one that a table of `data` names.
+    """
+    given = experiment.recipe.data.classes or experiment.reader.options.get("classes")
+    read = next((each for each in planned if each.stage == "ingest"), None)
+    if not given and read is not None and read.made:
+        from svpkit.particles.particleset import read_manifest
+
+        given = read_manifest(read.path)["classes"]
+    if not given:
+        return
+    try:
+        check_classes(experiment, given)
+    except SvpkitError as error:
+        raise SvpkitError(f"{experiment.where}: {error}") from None
+
+
 def check_classes(experiment: Experiment, classes: Sequence[str]) -> None:
     """Raise SvpkitError where the recipe names a class that the data do not have.
 
@@ -103,6 +123,8 @@ def check_classes(experiment: Experiment, classes: Sequence[str]) -> None:
     if isinstance(on, tuple) or not (on == "train" or experiment.pretraining):
         named["generator.pretrain.on"] = (on,) if isinstance(on, str) else on
     named["evaluate.prevalence"] = tuple(recipe.evaluate.prevalence or ())
+    named["data.train"] = tuple(recipe.data.train or ())
+    named["data.val"] = tuple(recipe.data.val) if isinstance(recipe.data.val, dict) else ()
     for key, names in named.items():
         more = ("train", "simulated:PROFILE") if key == "generator.pretrain.on" else ()
         for name in names:

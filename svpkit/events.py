@@ -38,10 +38,18 @@ class Told:
 
 
 _HEARD: ContextVar[Told | None] = ContextVar("heard", default=None)
+_LABEL: ContextVar[str] = ContextVar("label", default="")
+
+
+def label(default: str) -> str:
+    """Return the label of the stage under way, as a plan has it; `default` where there is none."""
+    return _LABEL.get() or default
 
 
 def tell(event: str, **said: Any) -> None:
     """Tell whoever listens to this run, in the main process; nobody is no error."""
+    if event in (STAGE_STARTED, STAGE_ENDED):
+        _LABEL.set(said.get("label", "") if event == STAGE_STARTED else "")
     if (told := _HEARD.get()) is not None:
         told(event, said)
 

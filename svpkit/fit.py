@@ -22,7 +22,7 @@ from svpkit.errors import SvpkitError
 from svpkit.optimizers import members, optimizer_of, others, parts_of, still
 from svpkit.pieces import Running, cut, say_pieces
 from svpkit.plans import Augment, Plan, Task, learning_rate, progress, takes
-from svpkit.progress import Progress
+from svpkit.progress import Progress, tell
 
 __all__ = [
     "Augment",
@@ -114,7 +114,8 @@ class _Training:
         plan = self.plan
         done = min(self.at.step * plan.batch, plan.images)
         self.wrapped.train()
-        with Progress(self.task.label, plan.images, done=done) as counted, signals.held() as told:
+        label = events.label(self.task.label)
+        with Progress(label, plan.images, done=done) as counted, signals.held() as told:
             asked = Asked(told, self.at.step)
             try:
                 while self._goes_on(asked):
@@ -354,6 +355,8 @@ class _Training:
         self.at.best = -math.inf if extra["best"] is None else extra["best"]
         self._kept = self.at.step
         self._losses = [torch.tensor(x, device=self.device) for x in extra["pending"]]
+        seen = min(self.at.step * self.plan.batch, self.plan.images)
+        tell(f"{events.label(self.task.label)}: going on from a checkpoint at {seen:,} images")
 
 
 def _accelerator(precision: str, several: bool) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PROBE_SECONDS = 4.0
+# The plugin that does a stage's work, as a difference names it.
+_OTHER = re.compile(r"(reader|generator|classifier|extractor)\.plugin:")
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,10 @@ def plan_table(experiment: Experiment, root: Path) -> "Table":
         state = "made" if made else reason(planned, root)
         shown = "known after the split" if images is None else f"{images:,}" if images else ""
         table.add_row(planned.artifact.label, state, shown, _span(seconds) if seconds else "")
+    table.add_section()
+    table.add_row("in all", "", "", f"about {_span(total)}")
     table.caption = (
-        f"about {_span(total)} on this machine ({rates.device}), by a short probe; "
+        f"estimates: on this machine ({rates.device}), by a short probe; "
         "looks, fidelity and report not counted"
     )
     if total > 6 * 3600:
@@ -98,7 +103,12 @@ def reason(planned: Planned, root: Path) -> str:
     made = [read_record(p) for p in artifacts(root) if p.name.startswith(f"{artifact.stage}-")]
     if not made:
         return "not made yet"
-    changes = min((_differences(old, wanted) for old in made), key=len)
+    found = (_differences(old, wanted) for old in made)
+    # of another reader or model every option differs too, and none of that tells anything
+    near = [each for each in found if not any(_OTHER.match(change) for change in each)]
+    if not near:
+        return "not made yet"
+    changes = min(near, key=len)
     own = [c for c in changes if not c.startswith("inputs")]
     if not own:
         return "not made yet; what it is made from is another"

@@ -37,8 +37,9 @@ class Progress:
             self._say()
 
     def __call__(self, n: int, note: str = "") -> None:
-        """Count n more units done."""
-        self.done += n
+        """Count n more units done, `total` at most."""
+        # the last batch is counted whole, and may reach beyond what was asked for
+        self.done = min(self.done + n, self.total)
         self.note = note or self.note
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, note=self.note)
@@ -66,14 +67,18 @@ class Progress:
 
     def _say(self) -> None:
         self._said = time.monotonic()
-        if not ranks.main():
-            return
         rate = (self.done - self.start_at) / max(self._said - self._started, 1e-9)
         left = max(self.total - self.done, 0) / rate if rate > 0 else float("nan")
-        line = (
+        tell(
             f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, "
             f"{left:,.0f} s left{self.note}"
         )
-        # a log on a full disk, or a reader of it that is gone, ends no training
-        with contextlib.suppress(OSError):
-            print(line, file=sys.stderr, flush=True)
+
+
+def tell(line: str) -> None:
+    """Print a line of the main process to the terminal, or to the log that takes its place."""
+    if not ranks.main():
+        return
+    # a log on a full disk, or a reader of it that is gone, ends no training
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from svpkit.errors import SvpkitError
-from svpkit.evaluate.agreement import agreement, consensus
+from svpkit.evaluate.agreement import agreement, consensus, readable, remarks
 
 CLASSES = ("protein", "oil", "air")
 
@@ -143,3 +143,17 @@ def test_what_does_not_fit_is_refused():
         agreement(np.array([["oil"], ["air"]]), CLASSES)
     with pytest.raises(SvpkitError, match="3 sizes do not fit 1 particles"):
         agreement(np.array([["oil", "oil"]]), CLASSES, np.ones(3))
+
+
+def test_what_cannot_be_told_is_said_and_the_rest_read_in_few_columns():
+    one = agreement(np.array([["oil", "oil"], ["oil", ""]]), CLASSES, replicates=20)
+    few, undefined = remarks(one)
+    assert few.startswith("1 particle has two labels") and undefined.startswith("-: kappa")
+    shown = readable(one)
+    assert list(shown) == ["part", "name", "n", "cohen", "fleiss", "percent"]
+    assert row(shown, "all")["cohen"] == "-"
+    assert row(shown, "all")["percent"] == "1.000 (1.000 to 1.000)"
+    many = agreement(annotated(100, 2), CLASSES, replicates=20)
+    found = row(many, "all")
+    said = "{:.3f} ({:.3f} to {:.3f})".format(*(found[f"cohen{e}"] for e in ("", "_low", "_high")))
+    assert remarks(many) == [] and row(readable(many), "all")["cohen"] == said

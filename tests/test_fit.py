@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from svpkit import checkpoint, devices, draws
+from svpkit import checkpoint, devices, draws, events
 from svpkit.errors import SvpkitError
 from svpkit.fit import Task, fit, learning_rate, to_float, to_uint8
 
@@ -68,7 +68,7 @@ def test_it_learns_and_tells_how(tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
-def test_an_interrupted_training_ends_as_one_never_interrupted(tmp_path, optimizer):
+def test_an_interrupted_training_ends_as_one_never_interrupted(tmp_path, capsys, optimizer):
     calls = []
 
     def stops(*args, **more):
@@ -82,8 +82,22 @@ def test_an_interrupted_training_ends_as_one_never_interrupted(tmp_path, optimiz
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "b", the_plan, task(loss=stops))
     assert sorted(p.name for p in (tmp_path / "b").iterdir())[-1] == "checkpoint-000000050"
+    assert "going on" not in capsys.readouterr().err
     again, history_again = train(tmp_path / "b", the_plan)
     assert torch.equal(weights(whole), weights(again)) and history == history_again
+    said = "training: going on from a checkpoint at 1,000 images\n"
+    assert capsys.readouterr().err == said
+
+
+def test_the_line_of_a_stage_names_it_and_counts_what_was_asked_for(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("svpkit.progress.QUIET_SECONDS", -1.0)
+    events.tell(events.STAGE_STARTED, label="classifier: none")
+    train(tmp_path, plan(images=90))
+    events.tell(events.STAGE_ENDED, label="classifier: none")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("classifier: none: 90/90 images, ")
+    assert [x.split(" images")[0][-5:] for x in lines[:3]] == ["20/90", "40/90", "60/90"]
+    assert events.label("own") == "own"
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):

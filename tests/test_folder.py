@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
@@ -308,3 +310,11 @@ def test_the_csv_of_labels_lies_in_the_folder(tmp_path, how):
     named = {"up": "../secret.csv", "whole": str(tmp_path / "secret.csv"), "link": "linked.csv"}
     with pytest.raises(SvpkitError, match="options.labels: leaves the folder"):
         read(tmp_path / "set", labels=named[how])
+
+
+def test_a_pipe_is_no_regular_file_and_not_waited_for(tmp_path):
+    (tmp_path / "disc").mkdir()
+    os.mkfifo(tmp_path / "disc" / "pipe.png")
+    (tmp_path / "disc" / "gone.png").symlink_to("nothing")
+    found = {row["id"]: image for image, row in FolderReader().read(tmp_path)}
+    assert found == {"disc/pipe.png": "not a regular file", "disc/gone.png": "no such file"}

@@ -11,7 +11,7 @@ from PIL import Image
 from toy import CLASSES, images, write_folder
 
 import svpkit
-from svpkit import __main__
+from svpkit import __main__, auditlog
 from svpkit.evaluate.evidence import classes_of
 from svpkit.particles.particleset import ParticleSet
 
@@ -97,7 +97,8 @@ def test_a_plan_runs_nothing_and_says_why(run, svpkit_, place):
     code, out, _ = svpkit_("run", "toy.toml", "--plan", "--store", "store")
     assert code == 0 and "made" in out and "not made" not in out
     code, out, _ = svpkit_("run", "toy.toml", "--plan", "-o", "classifier.train.lr=1e-3")
-    assert code == 0 and "nearest differs in" in out and "about" in out
+    assert code == 0 and "nearest differs in" in out
+    assert "about" in next(line for line in out.splitlines() if "in all" in line)
 
 
 def test_why_names_the_key_that_differs(run, svpkit_):
@@ -185,6 +186,78 @@ def test_import_and_inspect_show_what_is_there(svpkit_, place):
     code, out, _ = svpkit_("data", "inspect", "imported", "--out", "sheets")
     assert code == 0 and "ring" in out
     assert len(list((place / "sheets").glob("*.png"))) == 3
+    assert "nan" not in out and "no scale: " in out and "ecd_um" not in out
+
+
+def test_inspecting_another_set_leaves_the_sheets_of_the_first(svpkit_, place):
+    write_folder(place / "few", {"disc": 2, "bar": 2})
+    for name in ("few", "test"):
+        svpkit_("data", "import", name, f"{name}-set", "--size", 16)
+        assert svpkit_("data", "inspect", f"{name}-set")[0] == 0
+    sheets = {p.name for p in (place / "inspect-few-set").iterdir()}
+    assert sheets == {"disc.png", "bar.png"} and (place / "inspect-test-set").is_dir()
+    assert svpkit_("data", "inspect", "few-set")[0] == 0
+    code, _, err = svpkit_("data", "inspect", "few-set", "--out", "inspect-test-set")
+    assert code == 2 and "inspect-test-set: holds ring.png, no sheet of this set" in err
+
+
+def test_import_tells_of_what_it_passes_over(svpkit_, place):
+    folder = write_folder(place / "mixed", {"disc": 2, "bar": 2})
+    (folder / "empty").mkdir()
+    (folder / "notes.txt").write_text("of no concern")
+    frames = [Image.new("L", (16, 16), grey) for grey in (10, 200)]
+    frames[0].save(folder / "bar" / "moves.gif", save_all=True, append_images=frames[1:])
+    (folder / "disc" / "gif.png").write_bytes((folder / "bar" / "moves.gif").read_bytes())
+    code, out, _ = svpkit_("data", "import", "mixed", "mixed-set", "--size", 16)
+    assert code == 0 and "4 particles" in out and "1 files could not be read" in out
+    assert "folders without a picture, no class: empty\n" in out
+    assert "2 other files passed over: bar/moves.gif, notes.txt (read: .png, " in out
+    assert "disc/gif.png" in (place / "mixed-set" / "quarantine.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("generator.classes=['rng']", "generator.classes: unknown 'rng'; did you mean 'ring'"),
+        ("evaluate.prevalence={ dsc=1 }", "evaluate.prevalence: unknown 'dsc'"),
+        ("evaluate.precision={ dsc=0.9 }", "evaluate.precision: unknown 'dsc'"),
+        ("data.val={ dsc=9 }", "data.val: unknown 'dsc'"),
+        ("data.train={ dsc=9 }", "data.train: unknown 'dsc'"),
+    ],
+)
+@pytest.mark.parametrize("known", ["read", "given"])
+def test_classes_are_checked_before_any_work_where_they_are_known(
+    run, svpkit_, place, change, said, known
+):
+    args = ["run", "toy.toml", "-o", change, "-o", "name=typo"]
+    if known == "given":
+        args += ["-o", "data.classes=['bar','disc','ring']", "--store", "none-yet"]
+    before = (place / "store" / auditlog.LOG).read_bytes()
+    for more in (["--plan"], []):
+        code, _, err = svpkit_(*args, *more)
+        assert code == 2 and f"toy.toml: {said}" in err
+    assert (place / "store" / auditlog.LOG).read_bytes() == before
+    assert not (place / "runs" / "typo").exists() and not (place / "none-yet").exists()
+
+
+def test_a_run_that_is_refused_later_says_so_in_the_log(run, svpkit_, place):
+    change = "generator.classes=['rng']"
+    code, _, _ = svpkit_("run", "toy.toml", "-o", change, "-o", "name=typo", "--store", "late")
+    *_, last = auditlog.lines(place / "late")
+    assert code == 2 and last["event"] == auditlog.REFUSED and last["run"] == "typo"
+    assert "generator.classes: unknown 'rng'" in last["why"] and str(place) not in last["why"]
+    assert not auditlog.faults(place / "late")
+
+
+def test_another_reader_is_not_the_nearest(run, svpkit_, place):
+    (place / "other.toml").write_text(
+        'name = "other"\n[data]\nreader = "simulated"\nsize = 16\n'
+        "options = { protein = 9 }\n[classifier]\nplugin = 'cifar_resnet'\n"
+    )
+    code, out, _ = svpkit_("why", "other.toml", "ingest")
+    assert code == 0 and out.rstrip().endswith("not made yet")
+    code, out, _ = svpkit_("why", "other.toml", "classifier")
+    assert code == 0 and "nearest" not in out
 
 
 @pytest.mark.parametrize(
@@ -201,7 +274,12 @@ def test_import_and_inspect_show_what_is_there(svpkit_, place):
         (["run", "toy.toml", "-o", "data.val={ disc=900 }", "--store", "s2"], "data.val.disc"),
         (["run", "toy.toml", "-o", "evaluate.prevalence={ dsc=1 }", "--store", "s2"], "dsc"),
         (["predict", "toy", "nowhere", "--out", "x"], "nothing here to read"),
-        (["predict", "tyo", "test", "--out", "x"], "--runs DIR names another): unknown 'tyo'"),
+        (["predict", "tyo", "test", "--out", "x"], "no run 'tyo' in runs; did you mean 'toy'? (th"),
+        (["predict", "tyo", "nowhere", "--out", "x"], "no run 'tyo' in runs"),
+        (["run", "."], ".: is a folder; a recipe is a .toml file"),
+        (["store", "ls", "--store", "nope"], "nope: no store here"),
+        (["store", "gc", "--store", "nope"], "nope: no store here"),
+        (["export", "toy", "--to", "timm", "--out", "/proc/x"], "/proc/x: cannot be written ("),
         (
             ["run", "toy.toml", "-o", "data.reader=folder", "-o", "data.path=''"],
             "data.path: missing",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from svpkit.cli.common import runs_option
+from svpkit.cli.common import runs_option, say
 from svpkit.plugins import Registry
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -47,5 +47,5 @@ def audit(
     found = look(Asked(api.run_folder(run, runs), folds, images, store, out), registry)
     if ranks.main():
         api.console().print(table(found))
-        click.echo(f"pictures: {found.folder / PAGE}")
-        click.echo(f"to correct: {found.folder / CSV}")
+        say(f"pictures: {found.folder / PAGE}")
+        say(f"to correct: {found.folder / CSV}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from svpkit.cli.common import runs_option, store_option
+from svpkit.cli.common import runs_option, say, store_option
 from svpkit.plugins import Registry
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -66,11 +66,11 @@ def bench(
     opened = benches.open_bench(suite, registry, places)
     if plan:
         return api.console().print(benches.plan_table(opened, only=only, again=again, shard=shard))
-    benches.run(opened, workers=workers, only=only, again=again, shard=shard, say=click.echo)
+    benches.run(opened, workers=workers, only=only, again=again, shard=shard, say=say)
     found = board(opened)
     for table in board_tables(found):
         api.console().print(table)
     for line in winner_lines(found):
-        click.echo(line)
-    click.echo(f"results: {opened.results}")
-    click.echo(f"report: {write_board(places.out / 'report.html', found)}")
+        say(line)
+    say(f"results: {opened.results}")
+    say(f"report: {write_board(places.out / 'report.html', found)}")

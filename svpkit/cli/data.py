@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from svpkit.cli.common import options_of
+from svpkit.cli.common import options_of, say
 from svpkit.plugins import Registry
 
 
@@ -51,18 +51,22 @@ def import_(
     from svpkit import api
     from svpkit.particles.ingest import import_set
     from svpkit.readers.labels import read_labels
+    from svpkit.readers.passed import passed_over
 
     use = api.reader_for(registry, source, reader, options_of(options))
     joined = read_labels(labels) if labels else None
     particles = import_set(out, use, source, size=size, channels=channels, labels=joined)
     for name, n in particles.counts.items():
-        click.echo(f"{name:<20} {n:>9,}")
-    click.echo(f"{len(particles):,} particles in {out}")
+        say(f"{name:<20} {n:>9,}")
+    say(f"{len(particles):,} particles in {out}")
     unlabelled = int((particles.labels < 0).sum())
     if unlabelled:
-        click.echo(f"{unlabelled:,} of them without a label (class folders, or --labels FILE.csv)")
+        say(f"{unlabelled:,} of them without a label (class folders, or --labels FILE.csv)")
     for line in api.set_aside(out):
-        click.echo(line)
+        say(line)
+    if use.plugin.name == "folder" and not use.options.get("labels"):
+        for line in passed_over(source, use.options["pattern"]):
+            say(line)
 
 
 @data.command()
@@ -70,17 +74,20 @@ def import_(
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    default=Path("inspect"),
-    show_default=True,
-    help="Where the contact sheets go.",
+    help="Where the contact sheets go [default: inspect-NAME, of the folder's name].",
 )
-def inspect(folder: Path, out: Path) -> None:
+def inspect(folder: Path, out: Path | None) -> None:
     """Write a contact sheet per class and print what is in a particle set."""
     from svpkit import api
     from svpkit.particles.sheet import inspect as look
 
-    api.console().print(api.as_table(look(folder, out), title=str(folder)))
-    click.echo(f"contact sheets: {out}")
+    out = out or Path(f"inspect-{folder.resolve().name}")
+    found = look(folder, out)
+    if found["um_per_px_low"].isna().to_numpy().all():
+        say("no scale: sizes in um are not known (options of readers: um_per_px)")
+    # what is known of no class takes no column
+    api.console().print(api.as_table(found.dropna(axis=1, how="all"), title=str(folder)))
+    say(f"contact sheets: {out}")
 
 
 @data.command()
@@ -95,10 +102,12 @@ def agreement(labels: Path, columns: tuple[str, ...], size: str | None, out: Pat
     """
     from svpkit import api
     from svpkit.cells import safe_table
-    from svpkit.evaluate.agreement import of_table
+    from svpkit.evaluate.agreement import of_table, readable, remarks
     from svpkit.readers.tables import read_table
 
     found = of_table(read_table(labels), columns, size, str(labels))
     if out:
         safe_table(found).to_csv(out, index=False)
-    api.console().print(api.as_table(found.round(3), title=str(labels)))
+    api.console().print(api.as_table(readable(found), title=str(labels)))
+    for line in remarks(found):
+        say(line)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from svpkit.cli.common import recipe_options, runs_option, store_option
+from svpkit.cli.common import recipe_options, runs_option, say, store_option
 from svpkit.plugins import Registry
 
 
@@ -56,17 +56,19 @@ def run(
 
     experiment = api.experiment(recipe, overrides, data_root=data_root, registry=registry)
     if plan:
-        from svpkit.checks import check_models
+        from svpkit.checks import check_known, check_models
+        from svpkit.plan import plan as planned
         from svpkit.plan import plan_table
 
         check_models(experiment)
+        check_known(experiment, [each.artifact for each in planned(experiment, store_root)])
         return api.console().print(plan_table(experiment, store_root))
     done = api.execute(experiment, runs=runs, store=store_root, fresh=fresh, trackers=trackers)
     for line in done.notes:
-        click.echo(line, err=True)
+        say(line, err=True)
     if done.summary is not None:
         api.console().print(done.summary)
-        click.echo(f"report: {done.folder / 'report.html'}")
+        say(f"report: {done.folder / 'report.html'}")
 
 
 @click.command()
@@ -88,7 +90,7 @@ def why(
 
     experiment = api.experiment(recipe, overrides, data_root=data_root, registry=registry)
     for line in explain(experiment, store_root, stage):
-        click.echo(line)
+        say(line)
 
 
 @click.command()
@@ -115,4 +117,4 @@ def schema(keys: bool, suite: bool) -> None:
     from svpkit.suite import Suite
 
     model = Suite if suite else Recipe
-    click.echo(markdown(model) if keys else json.dumps(json_schema(model), indent=1))
+    say(markdown(model) if keys else json.dumps(json_schema(model), indent=1))

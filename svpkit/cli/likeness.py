@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from svpkit.cli.common import options_of, store_option
+from svpkit.cli.common import options_of, say, store_option
 from svpkit.plugins import Registry
 
 
@@ -70,4 +70,4 @@ def fidelity(
     for table in tables(likeness(asked, registry, store_root, out)):
         api.console().print(table)
     pairs = f", pairs most like copies: {out / 'copies.png'}" if train else ""
-    click.echo(f"figures: {out / 'fidelity.json'}{pairs}")
+    say(f"figures: {out / 'fidelity.json'}{pairs}")

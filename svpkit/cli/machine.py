@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from svpkit.cli.common import runs_option, store_option
+from svpkit.cli.common import runs_option, say, store_option
 from svpkit.plugins import Registry
 
 
@@ -21,6 +21,7 @@ def ls(store_root: Path, runs: Path) -> None:
     from svpkit import api
     from svpkit.keep import listing
 
+    _there(store_root)
     api.console().print(api.as_table(listing(store_root, runs), title=str(store_root)))
 
 
@@ -32,12 +33,20 @@ def gc(store_root: Path, runs: Path, yes: bool) -> None:
     """Remove the artifacts and the unfinished work that no run names."""
     from svpkit.keep import remove, unnamed
 
+    _there(store_root)
     found = unnamed(store_root, runs)
     size = sum(bytes for _, bytes in found) / 1e6
     what = f"{len(found)} artifacts, {size:,.1f} MB" if found else "nothing"
-    click.echo(f"{what} that no run in {runs} names")
+    say(f"{what} that no run in {runs} names")
     if found and (yes or click.confirm("remove them?")):
         remove(store_root, [path for path, _ in found])
+
+
+def _there(store_root: Path) -> None:
+    from svpkit.errors import SvpkitError
+
+    if not store_root.is_dir():
+        raise SvpkitError(f"{store_root}: no store here; --store DIR names another")
 
 
 @click.command()
@@ -47,4 +56,4 @@ def doctor(registry: Registry) -> None:
     from svpkit.doctor import findings
 
     for name, value in findings(registry):
-        click.echo(f"{name:<22} {value}")
+        say(f"{name:<22} {value}")

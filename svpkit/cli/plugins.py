@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from svpkit.cli.common import options_of as given_options
+from svpkit.cli.common import say
 from svpkit.errors import SvpkitError, unknown
 from svpkit.hookspecs import HOOKS, KINDS
 from svpkit.loading import LONGEST, printable, quiet
@@ -41,12 +42,12 @@ def list_(registry: Registry, as_json: bool, kind: str | None) -> None:
     # what was set aside before it said what it is may be of any kind
     rows = [row for row in rows if kind is None or row["kind"] in (kind, "?")]
     if as_json:
-        return click.echo(json.dumps(rows, indent=1))
+        return say(json.dumps(rows, indent=1))
     cells = [_cells(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         line = "  ".join(c.ljust(n) for c, n in zip(row, widths, strict=False))
-        click.echo(line.rstrip())
+        say(line.rstrip())
 
 
 @plugins.command()
@@ -59,15 +60,15 @@ def show(registry: Registry, name: str, as_json: bool, kind: str | None) -> None
     found = _named(registry, name, kind)
     if as_json:
         facts = [_facts(plugin) for plugin in found]
-        return click.echo(json.dumps(facts, indent=1, default=_spelt))
+        return say(json.dumps(facts, indent=1, default=_spelt))
     for plugin in found:
-        click.echo(f"{plugin.kind} '{plugin.name}' ({plugin.source}, {plugin.origin})")
-        click.echo(f"registered by {_hook(plugin)}")
+        say(f"{plugin.kind} '{plugin.name}' ({plugin.source}, {plugin.origin})")
+        say(f"registered by {_hook(plugin)}")
         if plugin.doc:
-            click.echo(f"\n{_lines_of(plugin.doc)}\n")
-        click.echo("\n".join(_options(plugin)) or "no options")
+            say(f"\n{_lines_of(plugin.doc)}\n")
+        say("\n".join(_options(plugin)) or "no options")
         if sample := _lines(_sample(plugin)):
-            click.echo("\n".join(["\ngenerator.sample:", *sample]))
+            say("\n".join(["\ngenerator.sample:", *sample]))
 
 
 @plugins.command()
@@ -87,9 +88,9 @@ def new(kind: str, name: str, into: Path) -> None:
     from svpkit import scaffold
 
     folder = scaffold.new(kind, name, into)
-    click.echo(f"{folder} is written. What comes next:")
+    say(f"{folder} is written. What comes next:")
     for line in scaffold.steps(folder, name):
-        click.echo(f"  {line}")
+        say(f"  {line}")
 
 
 @plugins.command()
@@ -131,17 +132,17 @@ def check(
     _refuse_strange(only, dict.fromkeys(e.name for _, found in tried for e in found))
     told: list[str] = []
     for plugin, found in tried:
-        click.echo(str(plugin))
+        say(str(plugin))
         for each in (e for e in found if not only or e.name in only):
             outcome, reason = each.outcome()
             reason = reason.removeprefix(f"{each.name}: ")
             if outcome != NOT_APPLICABLE or each.name in only:
-                click.echo(f"{outcome:<7} {each.name}: {reason or each.about}")
+                say(f"{outcome:<7} {each.name}: {reason or each.about}")
             told.append(outcome)
     shown = [f"{told.count(o)} {o}" for o in ("ok", "FAILED", "spared")]
     if idle := told.count(NOT_APPLICABLE):
         shown.append(f"{idle} not applicable")
-    click.echo(", ".join(shown))
+    say(", ".join(shown))
     if "FAILED" in told:
         context.exit(1)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from svpkit.cli.common import options_of, runs_option
+from svpkit.cli.common import options_of, runs_option, say
 from svpkit.plugins import Registry
 
 _ABOVE_0 = click.FloatRange(0, min_open=True)
@@ -79,25 +79,24 @@ def predict(
     from svpkit.predict import predict as count
     from svpkit.report.counts import table
 
-    given = options_of(options)
+    folder, given = api.run_folder(run, runs), options_of(options)
     read = [
         Source(api.reader_for(registry, path, reader, given), path, blank)
         for paths, blank in ((sources, False), (blanks, True))
         for path in paths
     ]
     ask = Ask(volume_ml, dilution, replicates, method, force, to_label)
-    folder = api.run_folder(run, runs)
     found = count(folder, registry, read, out, ask)
     api.console().print(table(found))
     for name, limit in (read_thresholds(folder / "model") or {}).items():
         if limit is None:
-            click.echo(f"{name}: no precision can be promised; what is likeliest it is rejected")
+            say(f"{name}: no precision can be promised; what is likeliest it is rejected")
     for line in api.set_aside(out):
-        click.echo(line)
+        say(line)
     left = [line for line in found.warnings if line.startswith(LEFT_OUT)]
     if to_label:
-        click.echo(f"to label next: {out / 'to-label.csv'}, to-label.png")
-    click.echo(f"report: {out / 'report.html'}")
+        say(f"to label next: {out / 'to-label.csv'}, to-label.png")
+    say(f"report: {out / 'report.html'}")
     if left:
         raise SvpkitError("; ".join(line.removeprefix(LEFT_OUT) for line in left))
 
@@ -127,7 +126,7 @@ def generate(
 
     loaded = api.load(api.run_folder(run, runs), registry=registry, store=store_root)
     write_png(loaded.draw(label, count, seed), out)
-    click.echo(f"{count:,} drawn particles in {out}")
+    say(f"{count:,} drawn particles in {out}")
 
 
 @click.command()
@@ -155,21 +154,19 @@ def export(
 ) -> None:
     """Write a run's classifier or generator as other libraries open it, without svpkit.
 
-    Of a classifier, OUT/README.md has the lines that open it and OUT/export.json how far its
-    answers are from svpkit's on validation. A `diffusers_unet` opens with
-    diffusers.DDPMPipeline.from_pretrained(OUT); ask the pipeline for no more steps than the
-    timesteps that it was trained with.
+    Of a classifier, OUT/README.md has the lines that open it. OUT/export.json says how far the
+    answers are from svpkit's: of a classifier on validation, of a generator on noise. A
+    `diffusers_unet` opens with diffusers.DDPMPipeline.from_pretrained(OUT); ask the pipeline for no
+    more steps than the timesteps that it was trained with.
     """
     from svpkit import api
 
     loaded = api.load(api.run_folder(run, runs), registry=registry, store=store_root)
     said = loaded.export(label, out=out, to=to)
-    if label is not None:
-        click.echo(f"the generator of {label}: {out}")
-        return
     for name, value in said["max_abs_difference"].items():
-        click.echo(f"{name}: at most {value:.1e} from svpkit's")
-    click.echo(f"compared on {said['images']:,} images of {said['checked_on']}")
-    for line in said["left_out"]:
-        click.echo(f"left out: {line}")
-    click.echo(f"the classifier for {to}: {out}")
+        say(f"{name}: at most {value:.1e} from svpkit's")
+    say(f"compared on {said['images']:,} images of {said['checked_on']}")
+    for line in said.get("left_out", ()):
+        say(f"left out: {line}")
+    what = f"the classifier for {to}" if label is None else f"the generator of {label}"
+    say(f"{what}: {out}")

@@ -23,6 +23,9 @@ from svpkit.evaluate.metrics import ratio
 SIZES_UM = (2.0, 5.0, 10.0, 25.0)
 """Lower edges of the size bins, ECD in um."""
 
+FEW = 10
+"""Particles below which an interval over resampled ones says next to nothing."""
+
 MEASURES = ("cohen", "fleiss", "percent")
 
 
@@ -73,6 +76,29 @@ def of_table(
         return agreement(labels, classes)
     sizes = pd.Series(pd.to_numeric(table[size].replace("", "nan"), errors="coerce"))
     return agreement(labels, classes, sizes.to_numpy(float))
+
+
+def readable(found: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of `agreement` for people: a measure a column, its interval behind it."""
+    shown = pd.DataFrame(found[["part", "name", "n"]])
+    for name in MEASURES:
+        three = zip(*(found[name + end] for end in ("", "_low", "_high")), strict=True)
+        shown[name] = ["-" if v != v else f"{v:.3f} ({a:.3f} to {b:.3f})" for v, a, b in three]
+    return shown
+
+
+def remarks(found: pd.DataFrame) -> list[str]:
+    """Return what a table of `agreement` cannot tell, and why, a line each."""
+    lines = []
+    n = int(found["n"].iloc[0])
+    if n < FEW:
+        few = "1 particle has" if n == 1 else f"{n} particles have"
+        lines.append(f"{few} two labels or more: too few for these intervals to mean much")
+    if found[["cohen", "fleiss"]].isna().to_numpy().any():
+        lines.append(
+            "-: kappa is not defined where all labels are of one class, nor without two labels"
+        )
+    return lines
 
 
 def consensus(labels: pd.DataFrame | np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
