@@ -22,10 +22,11 @@ from pathlib import Path
 import numpy as np
 
 from svpkit import hookimpl
+from svpkit.disk import folder_size
 from svpkit.particles.ingest import ingest
 from svpkit.particles.split import split
 from svpkit.plugins import discover
-from svpkit.store import Store, folder_size
+from svpkit.store import Store
 
 RESULTS = Path(__file__).parent / "results" / "big.csv"
 COLUMNS = ("pixels", "n", "stage", "seconds", "base_mb", "peak_mb", "bytes_a_particle", "disk_mb")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from svpkit.bind import Experiment, bind
+from svpkit.disk import file_digest
 from svpkit.errors import MOST, SvpkitError, choices, nearest, unknown
 from svpkit.legible import legible
 from svpkit.plugins import Registry, Use, discover
@@ -16,7 +17,7 @@ from svpkit.recipe import Recipe, validate
 from svpkit.recipe import load as load_recipe
 from svpkit.safe import opened, read_json
 from svpkit.shapes import read_run
-from svpkit.store import damaged, file_digest, root_of
+from svpkit.store import damaged, root_of
 from svpkit.toml import override, read_toml
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from svpkit import ranks
 from svpkit.bind import Arm, Experiment, trained_by
+from svpkit.disk import file_digest, write_json
 from svpkit.errors import SvpkitError
 from svpkit.particles.corrections import write_rows
 from svpkit.particles.folds import fold
@@ -21,7 +22,7 @@ from svpkit.report.audit import Audit, shown, write_page
 from svpkit.report.audit import table as table
 from svpkit.safe import opened, read_json
 from svpkit.shapes import read_run
-from svpkit.store import Artifact, Store, file_digest, root_of, write_json
+from svpkit.store import Artifact, Store, root_of
 
 if TYPE_CHECKING:
     from svpkit.plugins import Registry

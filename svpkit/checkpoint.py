@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from svpkit import ranks
+from svpkit.disk import file_digest, put, settle, write_json
 from svpkit.errors import SvpkitError
 from svpkit.safe import load_tensors, read_json
-from svpkit.store import file_digest, put, settle, write_json
 
 FORMAT = 1
 

@@ -8,11 +8,12 @@ from typing import Any
 from urllib.parse import quote
 
 from svpkit import auditlog
+from svpkit.disk import file_digest, write_json
 from svpkit.errors import SvpkitError
 from svpkit.provenance import SHEET
 from svpkit.safe import check_inside
 from svpkit.shapes import read_run
-from svpkit.store import file_digest, root_of, write_json
+from svpkit.store import root_of
 from svpkit.toml import to_toml
 
 METADATA = "ro-crate-metadata.json"

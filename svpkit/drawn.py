@@ -51,11 +51,11 @@ def draw_from(
     Their digests go to the index of the store that it lies in, so that they are known again where
     they would measure, whatever becomes of their names and tags.
     """
+    from svpkit.disk import file_digest
     from svpkit.drawn_index import note, real_of
     from svpkit.generate.drawing import draw, seeds_of
     from svpkit.options import check_options, options_of
     from svpkit.progress import Progress
-    from svpkit.store import file_digest
 
     _, model, classes = _loaded(folder, registry)
     if label not in classes:
@@ -78,10 +78,10 @@ def export_to(
     the generator has no such form and where `out` is there and not empty.
     """
     from svpkit import __version__
+    from svpkit.disk import write_json
     from svpkit.export.folder import new_folder
     from svpkit.export.pipeline import compared
     from svpkit.keep import weights_of
-    from svpkit.store import write_json
 
     use, model, classes = _loaded(folder, registry)
     if not hasattr(model, "export"):

@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from svpkit.disk import file_digest, folder_size, put, write_json
 from svpkit.errors import SvpkitError
 from svpkit.safe import read_json
 from svpkit.shapes import Audited, Limits, UnderWay, shaped
-from svpkit.store import file_digest, folder_size, put, read_record, write_json
+from svpkit.store import read_record
 
 UNDER_WAY = "artifacts.json"
 # What audits of a run made, by the folder they wrote: a file of its own, as a run rewrites its own.

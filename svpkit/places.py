@@ -8,9 +8,9 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from svpkit.disk import file_digest
 from svpkit.errors import SvpkitError, choices
 from svpkit.safe import open_regular
-from svpkit.store import file_digest
 
 
 @dataclass(frozen=True)

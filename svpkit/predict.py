@@ -12,13 +12,13 @@ import pandas as pd
 from svpkit.cells import safe_table
 from svpkit.counted import as_record, propose, story
 from svpkit.deployed import Deployed
+from svpkit.disk import write_json
 from svpkit.errors import SvpkitError
 from svpkit.evaluate import counts
 from svpkit.looked import Ask, Read, Source, gathered
 from svpkit.named import Named, name_all, renamed, write_tables
 from svpkit.particles.ingest import QUARANTINE
 from svpkit.provenance import note_forced
-from svpkit.store import write_json
 
 if TYPE_CHECKING:
     from svpkit.plugins import Registry

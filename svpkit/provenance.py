@@ -11,6 +11,7 @@ from typing import Any
 
 from svpkit import __version__, auditlog, ranks
 from svpkit.bind import Arm, Experiment
+from svpkit.disk import file_digest, write_json
 from svpkit.errors import SvpkitError
 from svpkit.options import check_options
 from svpkit.particles.corrections import TEST
@@ -19,15 +20,7 @@ from svpkit.pipeline import Walked
 from svpkit.plugins import Use
 from svpkit.safe import read_json
 from svpkit.shapes import read_run
-from svpkit.store import (
-    Artifact,
-    Store,
-    file_digest,
-    place_of,
-    read_record,
-    root_of,
-    write_json,
-)
+from svpkit.store import Artifact, Store, place_of, read_record, root_of
 from svpkit.surroundings import surroundings
 
 SHEET = "DATASHEET.md"

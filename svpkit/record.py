@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from svpkit import auditlog
 from svpkit.bind import Experiment
 from svpkit.collected import collected
+from svpkit.disk import forget, settle, write_json
 from svpkit.keep import note_thresholds, weights_of
 from svpkit.left import (
     gallery,
@@ -23,7 +24,7 @@ from svpkit.particles.split import Split
 from svpkit.pipeline import Walked
 from svpkit.provenance import SHEET, described, labelled, run_record, seal, spelt
 from svpkit.safe import read_json
-from svpkit.store import Artifact, Store, forget, plain, settle, write_json
+from svpkit.store import Artifact, Store, plain
 
 if TYPE_CHECKING:
     from svpkit.report.html import Story

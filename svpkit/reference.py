@@ -16,12 +16,13 @@ from svpkit.classify.shift import FEWEST, Shift
 from svpkit.classify.strangeness import spread
 from svpkit.classify.strangers import sources, strangers
 from svpkit.classify.unknown import Seen, choose
+from svpkit.disk import write_json
 from svpkit.evaluate import calibration, conformal
 from svpkit.evaluate.reliability import measures, reliability
 from svpkit.particles.describe import diameters
 from svpkit.particles.particleset import ParticleSet
 from svpkit.particles.split import Split
-from svpkit.store import stage, write_json
+from svpkit.store import stage
 
 FORMAT = 2
 ARRAYS, RECORD = "reference.safetensors", "reference.json"

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from svpkit import events, ranks
+from svpkit.disk import file_digest, put, settle, sync, write_json
 from svpkit.errors import SvpkitError
 from svpkit.refusals import refused
-from svpkit.safe import open_regular
 from svpkit.shapes import ArtifactRecord, shaped
 
 Stage = Callable[..., None]
@@ -324,56 +324,6 @@ def _code_digest(wing: Path, shared: tuple[Path, ...]) -> str:
     return state.hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        json.dump(value, file, indent=1, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def forget(path: Path) -> None:
-    """Remove a file that may be there, and wait until the disk knows of it no more."""
-    if path.exists():
-        path.unlink()
-        _sync(path.parent)
-
-
-def settle(folder: Path) -> None:
-    """Wait until a folder and all below it are on the disk, not only in its cache."""
-    for path in (*folder.rglob("*"), folder):
-        if not path.is_symlink():
-            _sync(path)
-
-
-def put(temporary: Path, target: Path) -> None:
-    """Give what is settled its name, and wait until the name is on the disk as well."""
-    temporary.replace(target)
-    for folder in dict.fromkeys((target.parent, temporary.parent)):
-        _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def folder_size(path: Path) -> int:
-    """Return the bytes of all files below a folder."""
-    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-
-
 def _work(out: Path) -> list[Path]:
     return [path for pattern in WORK for path in out.glob(pattern)]
 
@@ -400,7 +350,7 @@ def _finish(out: Path, record: dict[str, Any]) -> None:
     settle(out)
     files = {str(f.relative_to(out)): file_digest(f) for f in _files(out)}
     write_json(out / "artifact.json", {**record, "files": files})
-    _sync(out)
+    sync(out)
 
 
 def _publish(out: Path, target: Path) -> None:

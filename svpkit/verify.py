@@ -9,12 +9,13 @@ from typing import Any
 
 from svpkit import auditlog
 from svpkit.auditlog import short
+from svpkit.disk import file_digest
 from svpkit.errors import SvpkitError
 from svpkit.keep import weights_of
 from svpkit.provenance import WRITTEN, content
 from svpkit.recounted import numbers
 from svpkit.safe import read_json
-from svpkit.store import file_digest, read_record, root_of
+from svpkit.store import read_record, root_of
 
 OK, FAILED, GONE = "ok", "FAILED", "unchecked"
 

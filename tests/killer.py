@@ -142,7 +142,7 @@ def small_fit(points=None, *, seconds=0.0, **more):
     """Train a small network into `out`; its weights and history go beside it when it ends."""
     import test_fit
 
-    from svpkit import checkpoint, store
+    from svpkit import checkpoint, disk
 
     def loss(*args, **kept):
         time.sleep(seconds)
@@ -152,7 +152,7 @@ def small_fit(points=None, *, seconds=0.0, **more):
     task = test_fit.task(validations=2, loss=loss)
     model, history = test_fit.train(Path("out"), plan, task)
     checkpoint.save_tensors(Path("weights.safetensors"), model.state_dict())
-    store.write_json(Path("history.json"), history)
+    disk.write_json(Path("history.json"), history)
 
 
 def slow_stage(points=None, *, seconds=0.0, fail=False):

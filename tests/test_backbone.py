@@ -10,9 +10,9 @@ import torch
 import toy
 from safetensors.torch import save_file
 
+from svpkit.disk import file_digest
 from svpkit.errors import SvpkitError
 from svpkit.generate import backbone, distances, extractor, fidelity
-from svpkit.store import file_digest
 
 MODEL = "test_resnet"
 

@@ -12,6 +12,7 @@ import toy
 from safetensors.torch import load_file, save_file
 
 from svpkit import api
+from svpkit.disk import file_digest
 from svpkit.errors import SvpkitError
 from svpkit.generate import extractor, given
 from svpkit.hookspecs import ImageSpec
@@ -21,7 +22,7 @@ from svpkit.places import Located
 from svpkit.plugin import Plugin
 from svpkit.plugins import Use, discover
 from svpkit.recipe import validate
-from svpkit.store import file_digest, plain
+from svpkit.store import plain
 
 PLUGIN = '''
 from pathlib import Path

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from svpkit import draws
 from svpkit.default_plugins.references import copy_augment
+from svpkit.disk import file_digest
 from svpkit.generate import copies, distances, extractor, fidelity, gap, resample, verdict
 from svpkit.generate.copies import (
     copy_rate,
@@ -29,7 +30,6 @@ from svpkit.simulate import objects
 from svpkit.simulate.camera import expose
 from svpkit.simulate.instruments import INSTRUMENTS
 from svpkit.simulate.optics import Optics
-from svpkit.store import file_digest
 
 SEED = 0
 

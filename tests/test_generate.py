@@ -10,6 +10,7 @@ import toy
 
 from svpkit import draws
 from svpkit.default_plugins.ddpm import ddpm
+from svpkit.disk import file_digest
 from svpkit.errors import SvpkitError
 from svpkit.fit import to_float
 from svpkit.generate import drawing, schedules, stage, training
@@ -17,7 +18,6 @@ from svpkit.generate.diffusion import turn, turned
 from svpkit.hookspecs import ImageSpec
 from svpkit.particles.particleset import ParticleSet
 from svpkit.plugins import discover
-from svpkit.store import file_digest
 
 SPEC = ImageSpec(1, 16, ("disc", "bar"))
 LEAN = {"architecture": "lean", "width": 8, "mults": (1, 2), "blocks": 1}

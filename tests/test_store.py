@@ -3,11 +3,12 @@
 import pytest
 
 from svpkit import keep
+from svpkit.disk import file_digest
 from svpkit.errors import SvpkitError
 from svpkit.places import locate
 from svpkit.plugin import Plugin
 from svpkit.plugins import Use
-from svpkit.store import Store, file_digest, read_record, stage
+from svpkit.store import Store, read_record, stage
 
 CALLS = []
 

@@ -17,10 +17,10 @@ import svpkit
 from svpkit import auditlog
 from svpkit.cli import cli
 from svpkit.crate import write_crate
+from svpkit.disk import file_digest, write_json
 from svpkit.errors import SvpkitError
 from svpkit.recipe import validate
 from svpkit.recounted import MOST
-from svpkit.store import file_digest, write_json
 from svpkit.verify import FAILED, GONE, OK, verify
 
 RECIPE = """

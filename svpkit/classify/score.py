@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 
 from svpkit import ranks
 from svpkit.classify.model import Model
+from svpkit.disk import write_json
 from svpkit.drawn_index import Index
 from svpkit.particles.particleset import ParticleSet, batches
 from svpkit.particles.split import Split, groups_of, refuse_drawn
-from svpkit.store import stage, write_json
+from svpkit.store import stage
 
 # Errors whose pictures are kept for the report.
 WORST = 48

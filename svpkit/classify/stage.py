@@ -17,13 +17,14 @@ from svpkit.classify.balance import Balance, Prepared, compose, deployment
 from svpkit.classify.context import Context, Priors
 from svpkit.classify.model import FORMAT, WEIGHTS, softmax
 from svpkit.classify.order import order
+from svpkit.disk import file_digest, write_json
 from svpkit.errors import SvpkitError
 from svpkit.evaluate.metrics import class_auprc, confusion, per_class
 from svpkit.hookspecs import ImageSpec
 from svpkit.particles.particleset import ParticleSet, concat
 from svpkit.particles.split import Split
 from svpkit.plugins import Use
-from svpkit.store import file_digest, plain, stage, write_json
+from svpkit.store import plain, stage
 
 
 @stage(revision=3, everywhere=True, resumes=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from svpkit.disk import file_digest
 from svpkit.errors import SvpkitError
 from svpkit.safe import check_inside
-from svpkit.store import file_digest
 
 CARD, DIGESTS = "MODEL_CARD.md", "SHA256SUMS"
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from svpkit.classify.faster import both
 from svpkit.classify.model import softmax
+from svpkit.disk import write_json
 from svpkit.errors import SvpkitError
 from svpkit.export.folder import new_folder
 from svpkit.export.subject import Subject, differences, hold
-from svpkit.store import write_json
 
 # What the exporter of torch writes by itself, and every runtime of these years reads.
 OPSET = 18

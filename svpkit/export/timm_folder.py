@@ -12,13 +12,14 @@ from torch import nn
 
 from svpkit.classify.model import softmax
 from svpkit.classify.networks import TimmClassifier
+from svpkit.disk import write_json
 from svpkit.errors import SvpkitError
 from svpkit.export.folder import new_folder
 from svpkit.export.opening import Opening, openings
 from svpkit.export.subject import CLOSE, Subject, differences, hold
 from svpkit.fit import to_float
 from svpkit.particles.fitting import FIELD
-from svpkit.store import plain, write_json
+from svpkit.store import plain
 
 WEIGHTS = "model.safetensors"
 # Options of a classifier that change timm's network.

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from svpkit import checkpoint
+from svpkit.disk import file_digest, write_json
 from svpkit.errors import SvpkitError, choices, nearest
 from svpkit.safe import load_tensors
-from svpkit.store import file_digest, write_json
 
 # What a file may hold beyond the backbone: the heads that timm's models have been trained with.
 HEADS = ("fc.", "head.", "head_dist.", "classifier.", "last_linear.", "AuxLogits.", "aux_logits.")

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svpkit import checkpoint, devices, draws, ranks
+from svpkit.disk import file_digest, write_json
 from svpkit.fit import Plan, Task, fit, to_float
 from svpkit.generate.backbone import Backbone, load_backbone, save_backbone
 from svpkit.generate.diffusion import spaced, turn
@@ -18,7 +19,7 @@ from svpkit.particles.particleset import ParticleSet, batches
 from svpkit.particles.split import Split
 from svpkit.plugins import Use
 from svpkit.safe import load_tensors, read_json
-from svpkit.store import file_digest, stage, write_json
+from svpkit.store import stage
 
 FEATURES = 64
 # What it learns to see besides the class: how an image was harmed, which is how drawn images fail.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from svpkit import draws, ranks
+from svpkit.disk import write_json
 from svpkit.generate.copies import (
     copy_interval,
     copy_rate,
@@ -30,7 +31,7 @@ from svpkit.particles.describe import background
 from svpkit.particles.particleset import ParticleSet, concat
 from svpkit.particles.split import Split
 from svpkit.safe import read_json
-from svpkit.store import stage, write_json
+from svpkit.store import stage
 
 LARGEST, FEWEST = 500, 8
 # Drawn images whose descriptors are measured, at most.

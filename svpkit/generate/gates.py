@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from svpkit.disk import write_json
 from svpkit.errors import SvpkitError
 from svpkit.safe import read_json
-from svpkit.store import stage, write_json
+from svpkit.store import stage
 
 # Measures that a gate may limit from above, by their absolute value, and from below.
 AT_MOST = (

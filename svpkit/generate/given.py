@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from svpkit import checkpoint, draws
+from svpkit.disk import file_digest, write_json
 from svpkit.errors import SvpkitError
 from svpkit.fit import to_float
 from svpkit.hookspecs import ImageSpec
@@ -18,7 +19,7 @@ from svpkit.particles.particleset import ParticleSet
 from svpkit.plugin import Plugin, guarded
 from svpkit.plugins import Use
 from svpkit.safe import load_tensors
-from svpkit.store import file_digest, plain, write_json
+from svpkit.store import plain
 
 # Real images that an extractor is tried on, and how far its features of one image may lie apart
 # when others stand beside it, as a share of the largest: sums in another order come to less.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svpkit.disk import write_json
 from svpkit.errors import SvpkitError, unknown
 from svpkit.fit import to_float
 from svpkit.generate.extractor import Extractor, features, load_extractor
@@ -15,7 +16,7 @@ from svpkit.generate.manifold import radii
 from svpkit.particles.particleset import ParticleSet, batches
 from svpkit.particles.split import Split
 from svpkit.safe import read_json
-from svpkit.store import stage, write_json
+from svpkit.store import stage
 
 BLOCK = 512
 # Nearest real images that a density is measured on.

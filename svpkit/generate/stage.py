@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from svpkit import auditlog, drawn_index, draws, ranks
+from svpkit.disk import file_digest, write_json
 from svpkit.errors import SvpkitError, unknown
 from svpkit.generate.drawing import assemble, draw_chunks, record
 from svpkit.generate.extractor import load_extractor
@@ -18,7 +19,7 @@ from svpkit.generate.training import WEIGHTS, load_generator, save_generator, tr
 from svpkit.hookspecs import ImageSpec
 from svpkit.particles.particleset import ParticleSet
 from svpkit.particles.split import Split
-from svpkit.store import file_digest, stage, write_json
+from svpkit.store import stage
 
 
 @stage(revision=2, everywhere=True, resumes=True)

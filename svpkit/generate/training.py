@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from svpkit import checkpoint, devices, draws
+from svpkit.disk import write_json
 from svpkit.errors import SvpkitError
 from svpkit.fit import Task, fit
 from svpkit.hookspecs import ImageSpec
@@ -17,7 +18,6 @@ from svpkit.options import check_options, options_of
 from svpkit.particles.particleset import ParticleSet
 from svpkit.plugins import Use
 from svpkit.safe import load_tensors, read_json
-from svpkit.store import write_json
 
 WEIGHTS = "model.safetensors"
 

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from svpkit.cells import safe, unsafe
+from svpkit.disk import file_digest
 from svpkit.errors import SvpkitError, choices, nearest, unknown
 from svpkit.particles.particleset import ParticleSet
 from svpkit.safe import open_regular
-from svpkit.store import file_digest
 
 NEEDED = ("id", "label", "corrected")
 APPLIED, CONFIRMED, UNUSED = "applied", "label confirmed", "in no set, not applied"

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from svpkit.disk import file_digest, write_json
 from svpkit.safe import read_json
-from svpkit.store import file_digest, write_json
 
 # Begins with a dot: work in progress, which no artifact keeps.
 STATE = ".parts.json"
