@@ -100,7 +100,7 @@ _CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "recipe of UTF-16": (partial(run, text=GOOD.encode("utf-16")), "cannot be read"),
     "recipe of 2 MB": _text(GOOD + "#" * 2**21, "bytes"),
     "recipe that is a pipe": (partial(_thing, make=os.mkfifo), "not a regular file"),
-    "recipe that is a folder": (partial(_thing, make=Path.mkdir), "directory"),
+    "recipe that is a folder": (partial(_thing, make=Path.mkdir), "is a folder"),
     "recipe that is a device": (
         partial(_thing, make=lambda p: p.symlink_to("/dev/zero")),
         "not a regular file",

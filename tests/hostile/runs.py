@@ -342,7 +342,7 @@ def cases() -> list[Case]:
         "results.json that is a pipe": (
             CRATE,
             partial(_pipe, name="run/results.json"),
-            "unknown 'run'",
+            "no run 'run'",
         ),
         **_others(),
     }
