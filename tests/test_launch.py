@@ -166,6 +166,7 @@ def test_a_launch_in_a_launch_is_refused(monkeypatch):
         launch.check(4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said, names", [("abc", "WORLD_SIZE: given 'abc'"), ("2", "without RANK")])
 def test_a_launch_told_in_part_is_one_line(said, names):
     unset = ("RANK", "MASTER_ADDR", "MASTER_PORT")

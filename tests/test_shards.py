@@ -139,7 +139,8 @@ def until(true, process):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("dies", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", [True, False])
 def test_runs_of_one_name_take_turns_and_a_dead_one_is_not_waited_for(tmp_path, started, dies):
     run = tmp_path / "runs" / "mini"
     first, _ = started()
